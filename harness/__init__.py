@@ -1,0 +1,1 @@
+"""The experiment: command line, backends, simulator, cost models, metrics and reports."""

@@ -1,0 +1,1 @@
+"""The subcommands of ``harness`` besides ``run``, one file each."""

@@ -1,0 +1,121 @@
+"""``harness compare RUN RUN ...``: a table of differences and an overlaid plot of distributions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from harness.metrics.compare import Cell, Comparison, Row
+
+EXAMPLE = """\
+example:
+  python -m harness run policy=radix hydra.run.dir=runs/radix
+  python -m harness run policy=naive hydra.run.dir=runs/naive
+  python -m harness compare runs/radix runs/naive
+"""
+PIPE_WIDTH = 160
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compare runs with the first of them.
+
+    Args:
+        argv: Arguments after ``compare``.
+
+    Returns:
+        The exit code: 0, or 2 where an argument is no run or a plot cannot be saved.
+    """
+    arguments = _parser().parse_args(argv)
+    from rich.console import Console
+
+    from harness.metrics.compare import compare, measured
+    from harness.metrics.files import load_run
+    from harness.metrics.schema import ended_ok
+    from harness.report.plots import TITLES, plot_cdfs
+
+    try:
+        runs = [load_run(path) for path in arguments.runs]
+        comparison = compare(runs)
+        plot = arguments.plot or runs[0].path / "compare.png"
+        tables = [measured(run) for run in runs]
+        curves = [{column: table[column][ended_ok(table)] for column in TITLES} for table in tables]
+        plot_cdfs(dict(zip(comparison.names, curves, strict=True)), plot)
+    except ValueError as error:
+        sys.stderr.write(f"harness compare: {error}\n")
+        return 2
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    console.print(_table(comparison))
+    for note in (_pairing(comparison), *comparison.notes, f"Plot: {plot}"):
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harness compare",
+        description="Compare runs with the first: differences with 95 % bootstrap intervals, and a plot.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory; the first is the baseline"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="where the plot goes (RUN/compare.png of the first)"
+    )
+    return parser
+
+
+def _table(comparison: Comparison) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Difference to the first run [95 % interval]", title_justify="left")
+    table.add_column("metric", no_wrap=True)
+    table.add_column("unit")
+    first, *others = comparison.names
+    table.add_column(first, justify="right", overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+        table.add_column("difference", justify="right")
+    for row in comparison.rows:
+        cells = [_number(row.cells[0].value)]
+        for cell in row.cells[1:]:
+            cells += [_number(cell.value), _difference(row, cell)]
+        table.add_row(row.name, row.unit, *cells)
+    return table
+
+
+def _difference(row: Row, cell: Cell) -> str:
+    if cell.difference is None:
+        return "-"
+    text = _number(cell.difference, signed=True)
+    base = (cell.value or 0.0) - cell.difference
+    if base and row.unit != "%":
+        text += f" ({100 * cell.difference / base:+.1f} %)"
+    if cell.interval is not None:
+        text += rf" \[{_number(cell.interval[0], signed=True)}, {_number(cell.interval[1], signed=True)}]"
+    if not cell.significant:
+        return text
+    better = (cell.difference < 0) == row.smaller_is_better
+    return f"[green]{text}[/]" if better else f"[red]{text}[/]"
+
+
+def _number(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:{'+' if signed else ''},.{2 if abs(value) < 1000 else 0}f}"
+
+
+def _pairing(comparison: Comparison) -> str:
+    if all(comparison.paired):
+        return "Same trace: requests are paired by request_id."
+    if any(comparison.paired[1:]):
+        return "Paired by request_id where the trace is that of the first run."
+    return "Different traces: requests are not paired."

@@ -1,0 +1,341 @@
+"""``harness trace stats|convert|generate|fetch|list``: look at request traces, make them, get them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traces import transforms
+from traces.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from traces.generate import Workload
+    from traces.schema import Trace
+    from traces.stats import Stats
+
+PIPE_WIDTH = 120
+UNKNOWN = "-"
+MOST_WINDOWS = 24  # that a person reads; the plot shows all
+STATS_EXAMPLE = """\
+example:
+  python -m harness trace stats conversation_trace.jsonl --plot conversation.png
+"""
+KNOBS = {
+    "requests": "how many, all turns counted",
+    "arrivals": "poisson, gamma, constant, all_at_once or closed_loop",
+    "rate": "requests per second",
+    "rate_end": "ramp to this rate",
+    "burstiness": "shape of gamma gaps: 1 is Poisson, smaller is burstier",
+    "concurrency": "users of a closed loop",
+    "input": "tokens that each turn adds",
+    "output": "tokens of each answer",
+    "turns": "requests of a session",
+    "think_s": "seconds between an answer and the next turn",
+    "prefixes": "number of shared system prompts",
+    "prefix_tokens": "tokens of a system prompt",
+    "prefix_skew": "Zipf exponent of their popularity",
+    "seed": "of all random streams",
+}
+CONVERT_EXAMPLE = """\
+example:
+  python -m harness trace convert conversation_trace.jsonl eighth.parquet --sample 1/8 --cap-total 32768
+"""
+GENERATE_EXAMPLE = """\
+example (a length or a time is SHAPE:KNOB=NUMBER:...):
+  python -m harness trace generate chat.jsonl --requests 1000 --rate 4 \\
+      --input lognormal:mean=200:cv=1 --turns geometric:mean=3:high=8 --prefixes 8
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the trace commands.
+
+    Args:
+        argv: Arguments after ``trace``.
+
+    Returns:
+        The exit code: 0, or 2 where a trace, a file or a knob is wrong.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except ValueError as error:
+        sys.stderr.write(f"harness trace {arguments.command}: {error}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harness trace", description="Look at request traces, make them, get them.", epilog=STATS_EXAMPLE
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    stats = command("stats", "Describe a trace: a table and a plot.", STATS_EXAMPLE)
+    stats.add_argument("trace", metavar="TRACE", help="a file, or a name that `trace list` shows")
+    stats.add_argument("--plot", type=Path, metavar="FILE", help="save a plot (.png, .svg, .pdf)")
+    stats.add_argument(
+        "--window-s", type=float, default=600.0, metavar="S", help="windows of the hit ratio (600 s)"
+    )
+    stats.set_defaults(run=_stats)
+
+    convert = command("convert", "Read a trace, change it, write it in another format.", CONVERT_EXAMPLE)
+    convert.add_argument("trace", metavar="TRACE", help="a file, or a name that `trace list` shows")
+    convert.add_argument("out", type=Path, metavar="OUT", help="the file; its suffix says the format")
+    convert.add_argument("--to", metavar="FORMAT", help="jsonl, csv, parquet or mooncake (the suffix of OUT)")
+    for change in CHANGES:
+        convert.add_argument(_flag(change.flag), type=change.kind, metavar=change.metavar, help=change.about)
+    convert.set_defaults(run=_convert)
+
+    made = command("generate", "Write a synthetic trace.", GENERATE_EXAMPLE)
+    made.add_argument("out", type=Path, metavar="OUT", help="the file; its suffix says the format")
+    made.add_argument("--name", help="what the trace is called (the file's name)")
+    made.add_argument("--lengths-from", metavar="TRACE", help="draw lengths in pairs from this trace")
+    _add_knobs(made)
+    made.set_defaults(run=_generate)
+    return parser
+
+
+@dataclass(frozen=True)
+class Change:
+    """A flag of ``convert``.
+
+    Attributes:
+        flag: Its name.
+        kind: Reads its value.
+        metavar: Its value in the help.
+        about: What it does.
+        apply: The transform, given the trace and the value.
+    """
+
+    flag: str
+    kind: Callable[[str], Any]
+    metavar: str
+    about: str
+    apply: Callable[[Trace, Any], Trace]
+
+
+def _span(text: str) -> tuple[float, float]:
+    start, colon, end = text.partition(":")
+    if not colon:
+        raise ValueError(text)
+    return float(start or 0), float(end or math.inf)
+
+
+_span.__name__ = "START:END"  # argparse names it where a value is wrong
+
+CHANGES = (  # in the order in which they are applied: first what selects requests
+    Change(
+        "window",
+        _span,
+        "START:END",
+        "requests that arrive within these seconds",
+        lambda trace, span: transforms.window(trace, *span),
+    ),
+    Change("sample", str, "1/8", "this share of the sessions, by a fixed hash", transforms.sample),
+    Change("thin", str, "1/8", "this share of the requests, by a fixed hash", transforms.thin),
+    Change("head", int, "N", "the first requests", transforms.head),
+    Change("rate_scale", float, "X", "this many times the rate", transforms.scale_rate),
+    Change("rate", float, "X", "this mean rate, requests per second", transforms.at_rate),
+    Change(
+        "time_scale", float, "X", "arrivals and think times this many times as slow", transforms.scale_time
+    ),
+    Change(
+        "cap_prompt",
+        int,
+        "N",
+        "no prompt longer than this, tokens",
+        lambda trace, tokens: transforms.cap_lengths(trace, prompt=tokens),
+    ),
+    Change(
+        "cap_output",
+        int,
+        "N",
+        "no answer longer than this, tokens",
+        lambda trace, tokens: transforms.cap_lengths(trace, output=tokens),
+    ),
+    Change(
+        "cap_total",
+        int,
+        "N",
+        "no prompt with its answer longer than this, tokens",
+        lambda trace, tokens: transforms.cap_lengths(trace, total=tokens),
+    ),
+)
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    from traces.stats import describe
+
+    trace = _load(arguments.trace)
+    stats = describe(trace, arguments.window_s)
+    console = _console()
+    for table in _tables(trace, stats):
+        console.print(table)
+    for note in trace.notes:
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True, markup=False)
+    if arguments.plot is not None:
+        from harness.report.trace_plot import plot_trace
+
+        plot_trace(trace, stats, arguments.plot)
+        console.print(f"Plot: {arguments.plot}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from traces.writers import write
+
+    trace = _load(arguments.trace)
+    for change in CHANGES:
+        value = getattr(arguments, change.flag)
+        if value is not None:
+            trace = change.apply(trace, value)
+    write(trace, arguments.out, arguments.to)
+    _report(trace, arguments.out)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from traces.generate import generate
+    from traces.writers import write
+
+    lengths_from = None if arguments.lengths_from is None else _load(arguments.lengths_from)
+    name = arguments.name or arguments.out.name.split(".")[0]
+    trace = generate(_workload(arguments), name, lengths_from)
+    write(trace, arguments.out)
+    _report(trace, arguments.out)
+
+
+def _add_knobs(parser: argparse.ArgumentParser) -> None:
+    """A flag for each knob of a workload."""
+    from traces.generate import Distribution, Workload
+
+    for knob in fields(Workload):
+        kind = {Distribution: str, type(None): float}.get(type(knob.default), type(knob.default))
+        parser.add_argument(
+            _flag(knob.name),
+            type=kind,
+            metavar={int: "N", float: "X"}.get(kind, "SHAPE"),
+            help=f"{KNOBS[knob.name]} ({knob.default})",
+        )
+
+
+def _workload(arguments: argparse.Namespace) -> Workload:
+    from traces.generate import Distribution, Workload
+
+    given = {}
+    for knob in fields(Workload):
+        value = getattr(arguments, knob.name)
+        if value is not None and isinstance(knob.default, Distribution):
+            try:
+                value = Distribution.parse(value)
+            except TraceError as error:
+                raise TraceError(f"{_flag(knob.name)}: {error}") from None
+        if value is not None:
+            given[knob.name] = value
+    return Workload(**given)
+
+
+def _flag(knob: str) -> str:
+    return "--" + knob.replace("_", "-")
+
+
+def _load(source: str) -> Trace:
+    from traces.readers import read
+
+    if Path(source).exists():
+        return read(source)
+    from traces import catalog
+
+    return catalog.load(source)
+
+
+def _report(trace: Trace, path: Path) -> None:
+    size = path.stat().st_size
+    said = f"{path}: {len(trace):,} requests, {_size(size)}"
+    _console().print(said, highlight=False, soft_wrap=True, markup=False)
+
+
+def _tables(trace: Trace, stats: Stats) -> Iterator[Table]:
+    """The facts, the lengths, and the windows of a trace."""
+    from rich.table import Table
+
+    facts = Table(title=f"Trace {trace.name}", title_justify="left", show_header=False)
+    for name, value in _facts(stats):
+        facts.add_row(name, value)
+    yield facts
+
+    lengths = Table(title="Lengths [tokens]", title_justify="left")
+    lengths.add_column("")
+    for title in ("mean", "p50", "p90", "p99", "max", "total"):
+        lengths.add_column(title, justify="right")
+    totals = (stats.prompt_tokens, stats.output_tokens)
+    for name, spread, total in zip(("prompt", "output"), (stats.prompt, stats.output), totals, strict=True):
+        numbers = (spread.mean, spread.p50, spread.p90, spread.p99, spread.max, total)
+        lengths.add_row(name, *(f"{number:,.0f}" for number in numbers))
+    yield lengths
+
+    if stats.has_blocks and 1 < len(stats.window_start_s) <= MOST_WINDOWS:
+        windows = Table(title="Ideal prefix hit ratio over time", title_justify="left")
+        for title in ("from [s]", "requests", "hit ratio"):
+            windows.add_column(title, justify="right")
+        rows = zip(stats.window_start_s, stats.window_requests, stats.window_hit_ratio, strict=True)
+        for start, requests, ratio in rows:
+            windows.add_row(f"{start:,.0f}", f"{requests:,}", _percent(ratio))
+        yield windows
+
+
+def _facts(stats: Stats) -> Iterator[tuple[str, str]]:
+    yield "requests", f"{stats.requests:,}"
+    yield "duration", f"{stats.duration_s:,.1f} s"
+    yield "rate", f"{_known(stats.rate, '.2f')} requests/s"
+    yield "burstiness (CV of inter-arrival)", _known(stats.burstiness_cv, ".2f")
+    if stats.sessions:
+        yield "sessions", f"{stats.sessions:,}, {stats.turns:.2f} requests each"
+    else:
+        yield "sessions", "none named"
+    yield "requests that wait for a parent", f"{stats.chained:,}"
+    if not stats.has_blocks:
+        yield "prefixes", "none named"
+        return
+    yield "follow-ups", f"{stats.followups:,} ({_percent(stats.followups / stats.requests)})"
+    yield "footprint (distinct prefix tokens)", f"{stats.footprint_tokens:,}"
+    yield "ideal prefix hit ratio", _percent(stats.ideal_hit_ratio)
+
+
+def _known(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else UNKNOWN
+
+
+def _percent(ratio: float) -> str:
+    return _known(100 * ratio, ".1f") + " %" if math.isfinite(ratio) else UNKNOWN
+
+
+def _size(size_bytes: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)

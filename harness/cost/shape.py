@@ -1,0 +1,63 @@
+"""What one step of the engine computes, as a cost model sees it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(slots=True)
+class StepShape:
+    """The work in one step (one forward pass).
+
+    Attributes:
+        prefill_sequences: Sequences that compute a chunk of their prompt.
+        prefill_tokens: Prompt tokens computed, summed over those.
+        prefill_pairs: Query-key pairs of causal attention: for a chunk of ``q`` tokens after ``c`` tokens of
+            context, ``q * c + q * (q + 1) / 2``.
+        prefill_context: KV tokens those chunks read: sum of ``c + q``.
+        decode_sequences: Sequences that compute one token.
+        decode_rows: Rows the linear layers run for them: ``decode_sequences``, or more where a CUDA graph
+            pads.
+        decode_context: KV tokens they read, their own new ones included.
+        sampled: Sequences whose next token is sampled (rows of the LM head).
+    """
+
+    prefill_sequences: int = 0
+    prefill_tokens: int = 0
+    prefill_pairs: int = 0
+    prefill_context: int = 0
+    decode_sequences: int = 0
+    decode_rows: int = 0
+    decode_context: int = 0
+    sampled: int = 0
+
+
+class CostModel(ABC):
+    """Seconds for a step of the engine, a pure function of its shape."""
+
+    @abstractmethod
+    def step_s(self, shape: StepShape) -> float:
+        """Seconds that the device is busy with this step."""
+
+    @abstractmethod
+    def decode_s(self, sequences: int, rows: int, context: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """``step_s`` of pure decode steps that differ in their context alone, bit for bit the same.
+
+        Args:
+            sequences: Sequences in every one of the steps (all are sampled).
+            rows: Rows of the linear layers in every one of the steps.
+            context: (steps,) KV tokens that each step reads.
+
+        Returns:
+            (steps,) seconds.
+        """
+
+    @abstractmethod
+    def launch_s(self, shape: StepShape, graph: bool) -> float:
+        """Seconds of CPU time to enqueue the step's kernels: one graph replay, or a launch for each."""

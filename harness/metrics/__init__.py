@@ -1,0 +1,1 @@
+"""One schema of tables and one summary for every backend."""

@@ -1,0 +1,1 @@
+"""What people look at: the console block, plots and comparisons."""

@@ -1,0 +1,53 @@
+"""Prediction: what the other policies may know of output lengths."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from statistics import NormalDist
+
+from policies.hashing import uniform
+from policies.views import SequenceView
+
+
+class Prediction(ABC):
+    """Predicts output lengths, once a sequence is queued."""
+
+    @abstractmethod
+    def output_tokens(self, sequence: SequenceView) -> int:
+        """Output tokens the sequence will produce in all, at least 1."""
+
+
+class MaxTokens(Prediction):
+    """Knows nothing: every sequence runs to its ``max_tokens``."""
+
+    def output_tokens(self, sequence: SequenceView) -> int:
+        return sequence.max_tokens
+
+
+class Oracle(Prediction):
+    """Knows the true length where a replay foretells it, else ``max_tokens``."""
+
+    def output_tokens(self, sequence: SequenceView) -> int:
+        return sequence.max_tokens if sequence.foretold_tokens is None else sequence.foretold_tokens
+
+
+class NoisyOracle(Prediction):
+    """The truth times a lognormal error with median 1, the same for a request in every run.
+
+    Args:
+        sigma: Standard deviation of the logarithm of the error.
+        seed: Another seed, another error.
+    """
+
+    def __init__(self, sigma: float = 0.5, seed: int = 0) -> None:
+        if sigma < 0:
+            raise ValueError(f"policy.prediction.sigma={sigma}: a standard deviation is not negative")
+        self._sigma, self._seed = sigma, seed
+        self._truth = Oracle()
+        self._normal = NormalDist()
+
+    def output_tokens(self, sequence: SequenceView) -> int:
+        quantile = max(uniform(self._seed, sequence.request_id), 2.0**-53)
+        error = math.exp(self._sigma * self._normal.inv_cdf(quantile))
+        return min(max(round(self._truth.output_tokens(sequence) * error), 1), sequence.max_tokens)

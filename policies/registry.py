@@ -1,0 +1,110 @@
+"""Finding a policy by name: built in, by dotted path, or by an installed package's entry point."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from policies.batching import Batching, Chunked, DecodeFirst, PrefillFirst
+from policies.eviction import Eviction, Fifo, Lfu, Lru, RandomEviction
+from policies.order import DynamicOrder, Fcfs, Lpm, Order, Priority, Random, Sjf
+from policies.prediction import MaxTokens, NoisyOracle, Oracle, Prediction
+from policies.preemption import LeastProgress, Newest, Oldest, Preemption
+from policies.reservation import Full, NoReservation, Predicted, Ratio, Reservation
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be found or built; the message names the knob and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the scheduler's decisions: the classes a policy for it derives from, and those that come with us."""
+
+    bases: tuple[type, ...]
+    builtin: Mapping[str, type]
+
+
+PARTS: Mapping[str, Part] = {
+    "order": Part(
+        (Order, DynamicOrder), {"fcfs": Fcfs, "lpm": Lpm, "sjf": Sjf, "priority": Priority, "random": Random}
+    ),
+    "batching": Part(
+        (Batching,), {"prefill_first": PrefillFirst, "decode_first": DecodeFirst, "chunked": Chunked}
+    ),
+    "reservation": Part(
+        (Reservation,), {"full": Full, "ratio": Ratio, "predicted": Predicted, "none": NoReservation}
+    ),
+    "preemption": Part((Preemption,), {"newest": Newest, "oldest": Oldest, "least_progress": LeastProgress}),
+    "eviction": Part((Eviction,), {"lru": Lru, "lfu": Lfu, "fifo": Fifo, "random": RandomEviction}),
+    "prediction": Part(
+        (Prediction,), {"max_tokens": MaxTokens, "oracle": Oracle, "noisy_oracle": NoisyOracle}
+    ),
+}
+
+
+def find(part: str, name: str) -> type:
+    """The class called ``name`` for a part of the policy.
+
+    Args:
+        part: A key of :data:`PARTS`.
+        name: A built-in name, the name of an entry point in the group ``servetwin.<part>``, or a dotted path
+            (``package.module.Class`` or ``package.module:Class``).
+
+    Raises:
+        PolicyError: There is no such class, or it is not a policy for this part.
+    """
+    room = PARTS[part]
+    if name in room.builtin:
+        return room.builtin[name]
+    installed = {point.name: point for point in entry_points(group=f"servetwin.{part}")}
+    if name in installed:
+        found = installed[name].load()
+    elif "." in name or ":" in name:
+        found = _imported(part, name)
+    else:
+        choices = ", ".join([*room.builtin, *installed])
+        raise PolicyError(
+            f"policy.{part}.name={name}: no such policy. Choose one of {choices}, or name your own class by its "
+            f"path, e.g. policy.{part}.name=my_policies.{name.title()}"
+        )
+    if not (isinstance(found, type) and issubclass(found, room.bases)):
+        bases = " or ".join(base.__module__ + "." + base.__name__ for base in room.bases)
+        raise PolicyError(f"policy.{part}.name={name}: this is {found!r}, not a subclass of {bases}")
+    return found
+
+
+def build(part: str, name: str, parameters: Mapping[str, Any]) -> Any:
+    """An instance of the named policy.
+
+    Raises:
+        PolicyError: It cannot be found, or does not take these parameters.
+    """
+    cls = find(part, name)
+    try:
+        inspect.signature(cls).bind(**parameters)
+    except TypeError as error:
+        accepted = ", ".join(inspect.signature(cls).parameters) or "none"
+        raise PolicyError(
+            f"policy.{part}={name}: {error}. Parameters of {cls.__name__}: {accepted}"
+        ) from error
+    return cls(**parameters)
+
+
+def _imported(part: str, path: str) -> Any:
+    module_name, _, attribute = path.replace(":", ".").rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise PolicyError(
+            f"policy.{part}.name={path}: cannot import {error.name!r}. A module in the current directory, or an "
+            "installed one, is found by its name"
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise PolicyError(f"policy.{part}.name={path}: {module_name} has no {attribute!r}") from error

@@ -1,0 +1,88 @@
+"""Reservation: how much KV an admission must leave free."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from policies.views import SequenceView
+
+
+class Reservation(ABC):
+    """Says how far an admitted sequence is expected to grow; an admission must leave that much room for all.
+
+    Attributes:
+        steady: Whether a refusal stands until something arrives, ends or is preempted: true where the room asked for
+            a running sequence shrinks no faster than the sequence grows.
+    """
+
+    steady: bool = True
+
+    @abstractmethod
+    def tokens(self, sequence: SequenceView) -> int:
+        """Length in tokens, prompt included, up to which room is kept for the sequence. At least ``computed``."""
+
+    def stepped(self, steps: int) -> None:
+        """So many decode steps were planned since it was last called: for a policy that changes with time."""
+
+    def preempted(self) -> None:
+        """KV ran out and a sequence was preempted."""
+
+
+class Full(Reservation):
+    """Room for every sequence's ``max_tokens``: nothing is ever preempted (mini-sglang)."""
+
+    def tokens(self, sequence: SequenceView) -> int:
+        return sequence.prompt_tokens + sequence.max_tokens
+
+
+class Ratio(Reservation):
+    """Room for a share of the output still to come, learnt from experience (SGLang's ``new_token_ratio``).
+
+    The share starts at ``start``, falls to ``floor`` over ``decay_steps`` decode steps and goes back up to ``start``
+    when KV runs out.
+
+    Args:
+        start: Share of ``max_tokens`` at first and after a preemption.
+        floor: Share at the end.
+        decay_steps: Decode steps from start to floor.
+        clip_tokens: The most output tokens counted for one sequence.
+    """
+
+    def __init__(
+        self, start: float = 0.7, floor: float = 0.1, decay_steps: int = 600, clip_tokens: int = 4096
+    ) -> None:
+        if not 0.0 <= floor <= start <= 1.0:
+            raise ValueError(
+                f"policy.reservation.start={start}, floor={floor}: shares of max_tokens, 0 <= floor <= start <= 1"
+            )
+        self._start, self._floor, self._clip_tokens = start, floor, clip_tokens
+        self._decay = (start - floor) / max(decay_steps, 1)
+        self._steps = 0
+        self.steady = start == floor
+
+    def tokens(self, sequence: SequenceView) -> int:
+        known = max(sequence.total, sequence.prompt_tokens)
+        left = sequence.prompt_tokens + sequence.max_tokens - known
+        ratio = max(self._start - self._steps * self._decay, self._floor)
+        return known + int(min(left, self._clip_tokens) * ratio)
+
+    def stepped(self, steps: int) -> None:
+        self._steps += steps
+
+    def preempted(self) -> None:
+        self._steps = 0
+
+
+class Predicted(Reservation):
+    """Room for the output that the prediction policy expects."""
+
+    def tokens(self, sequence: SequenceView) -> int:
+        expected = sequence.prompt_tokens + min(sequence.predicted_tokens, sequence.max_tokens)
+        return max(expected, sequence.total)
+
+
+class NoReservation(Reservation):
+    """Room for the tokens at hand alone: admit while it fits, preempt when it does not (vLLM)."""
+
+    def tokens(self, sequence: SequenceView) -> int:
+        return sequence.computed

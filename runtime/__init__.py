@@ -1,0 +1,1 @@
+"""The server: scheduler core, processes, engine, models and kernels."""

@@ -1,0 +1,21 @@
+"""The scheduler core: plain Python and NumPy, the same in the simulator and on the GPUs."""
+
+from runtime.scheduler.batch import Batch, Chunk, DecodeRun, Snapshot, StepOutputs
+from runtime.scheduler.config import SchedulerConfig
+from runtime.scheduler.leap import LeapingScheduler
+from runtime.scheduler.scheduler import RequestRejectedError, Scheduler
+from runtime.scheduler.sequence import Sequence, State
+
+__all__ = [
+    "Batch",
+    "Chunk",
+    "DecodeRun",
+    "LeapingScheduler",
+    "RequestRejectedError",
+    "Scheduler",
+    "SchedulerConfig",
+    "Sequence",
+    "Snapshot",
+    "State",
+    "StepOutputs",
+]

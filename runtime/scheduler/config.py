@@ -1,0 +1,35 @@
+"""The limits that a scheduler keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Sizes of the server.
+
+    Attributes:
+        pages: Pages of KV memory.
+        page_size: Tokens a page.
+        max_running: The most sequences admitted at once (rows of the page table).
+        max_context: The longest sequence, prompt and output tokens together.
+
+    Raises:
+        ValueError: A size is not positive.
+    """
+
+    pages: int
+    page_size: int
+    max_running: int
+    max_context: int
+
+    def __post_init__(self) -> None:
+        for name in ("pages", "page_size", "max_running", "max_context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"engine.{name}={getattr(self, name)}: at least 1")
+
+    @property
+    def max_row_pages(self) -> int:
+        """Pages that the longest sequence can take."""
+        return min(self.pages, -(-self.max_context // self.page_size))

@@ -1,0 +1,80 @@
+"""Many decode steps at once, where nothing is to be decided: what makes simulating fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.scheduler.batch import Batch, DecodeRun
+from runtime.scheduler.scheduler import Scheduler
+
+IntArray = npt.NDArray[np.int64]
+
+_LONGEST = 512  # steps; a longer stretch is cut short by the next arrival more often than not
+
+
+class LeapingScheduler(Scheduler):
+    """A scheduler that can repeat a decode step, with the state that planning and committing one by one would leave."""
+
+    def quiet_steps(self, batch: Batch) -> int:
+        """How many more steps after ``batch`` would be the same, were nothing to arrive.
+
+        Args:
+            batch: The last one scheduled; all before it are committed.
+
+        Returns:
+            A number of steps in which every decoding sequence gets a token, none ends, no one is admitted and KV does
+            not run out. 0 where the next step is to be planned on its own.
+        """
+        decodes = batch.decodes
+        if (
+            batch.chunks
+            or self._prefilling
+            or self._leaving
+            or len(decodes) != len(self._decoding)
+            or not (self._settled if self._waiting else self.policy.batching.steady)
+        ):
+            return 0
+        launched = 1 if batch.step == self._committed else 0
+        # The step after which the first of them ends is planned, and committed, on its own.
+        steps = min(s.end_tokens - (s.total - s.prompt_tokens) for s in decodes) - launched
+        available = self.memory.available_pages
+        steps = min(steps, _LONGEST)
+        while steps > 1 and sum(self._new_pages(batch, steps)[1].tolist()) > available:
+            steps //= 2
+        return max(steps, 0)
+
+    def leap(self, batch: Batch, steps: int) -> DecodeRun:
+        """Plan the next ``steps`` steps like ``batch``, and commit as many: one stays in flight if one is.
+
+        Args:
+            batch: The last one scheduled; all before it are committed.
+            steps: At most what :meth:`quiet_steps` said.
+        """
+        before = self._snapshot()
+        computed, counts = self._new_pages(batch, steps)
+        page_size = self.config.page_size
+        # Steps from now at which each sequence takes its first page; then every page_size steps.
+        first = -computed % page_size
+        takers = np.bincount(first, minlength=page_size)
+        new_pages = np.resize(takers, steps)
+        evicted = np.diff(np.maximum(new_pages.cumsum() - before.free_pages, 0), prepend=0)
+        self.memory.grow_all(batch.decodes, counts)
+        self.memory.take_evicted()
+        for sequence in batch.decodes:
+            sequence.computed += steps
+            sequence.total += steps
+            sequence.output_tokens += steps
+            sequence.last_step += steps
+        self._step += steps
+        self._committed += steps
+        self.policy.reservation.stepped(steps)
+        positions = (computed + (steps - 1)).tolist()
+        last = Batch(batch.step + steps, [], batch.decodes, positions, [], self._snapshot())
+        return DecodeRun(last, steps, new_pages, evicted, before)
+
+    def _new_pages(self, batch: Batch, steps: int) -> tuple[IntArray, IntArray]:
+        """Tokens computed by each sequence so far, and the pages each takes in so many more steps."""
+        computed = np.array([sequence.computed for sequence in batch.decodes])
+        page_size = self.config.page_size
+        return computed, -(-(computed + steps) // page_size) - -(-computed // page_size)

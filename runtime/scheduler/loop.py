@@ -1,0 +1,139 @@
+"""The serving loop, without I/O: what to wait for, and what to do then.
+
+It is written once. A worker process of the real server answers with a socket and a CUDA event, the simulator with SimPy
+events: each drives the generator, doing what it yields and sending back the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.scheduler.batch import Batch, DecodeRun, StepOutputs
+from runtime.scheduler.leap import LeapingScheduler
+from runtime.scheduler.scheduler import RequestRejectedError, Scheduler
+from runtime.scheduler.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Arrive:
+    """A message to the loop: a request."""
+
+    sequence: Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """A message to the loop: a request whose client is gone."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A message to the loop: end when every request that came before has ended."""
+
+
+Message = Arrive | Abort | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Take in the messages that came, waiting for one if ``wait``. Answer: ``(now, messages)``, now in seconds."""
+
+    wait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Have the engine begin a step, without waiting for it. Answer: a ticket."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Wait for a step to end. Answer: the tokens of ``batch.sampled()``, or None where they were foretold."""
+
+    batch: Batch
+    ticket: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Send a committed step's tokens on their way. No answer."""
+
+    outputs: StepOutputs
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Tell a client that its request ended without a step: refused or aborted. No answer."""
+
+    sequence: Sequence
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Foresee:
+    """Up to ``steps`` more steps like ``batch`` need no decision. Answer: how many there is time for."""
+
+    batch: Batch
+    ticket: Any
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """So many steps were run. Answer: the ticket of the last."""
+
+    run: DecodeRun
+
+
+Effect = Receive | Launch | Collect | Deliver | Ended | Foresee | Repeat
+
+
+def serve(scheduler: Scheduler, *, overlap: bool) -> Generator[Effect, Any, None]:
+    """The serving loop: receive, schedule, launch, commit, deliver.
+
+    With a :class:`LeapingScheduler` it also offers to run decode steps that need no decision as one.
+
+    Args:
+        scheduler: Its sequences come in messages.
+        overlap: Whether a step is scheduled and launched before the one before it is committed.
+    """
+    leaping = scheduler if isinstance(scheduler, LeapingScheduler) else None
+    in_flight: tuple[Batch, Any] | None = None
+    idle, stopping = True, False
+    while not (stopping and idle and not scheduler.unfinished()):
+        now, messages = yield Receive(wait=idle)
+        for message in messages:
+            if isinstance(message, Arrive):
+                try:
+                    scheduler.add(message.sequence, now)
+                except RequestRejectedError as error:
+                    yield Ended(message.sequence, str(error))
+            elif isinstance(message, Abort):
+                aborted = scheduler.abort(message.request_id)
+                if aborted is not None:
+                    yield Ended(aborted, None)
+            else:
+                stopping = True
+
+        batch = scheduler.schedule(now)
+        launched = None if batch is None else (batch, (yield Launch(batch)))
+        due, in_flight = (in_flight, launched) if overlap else (launched, None)
+        if due is not None:
+            tokens = yield Collect(*due)
+            yield Deliver(scheduler.commit(due[0], tokens, now))
+        idle = launched is None and due is None
+
+        if leaping is not None and launched is not None:
+            quiet = leaping.quiet_steps(launched[0])
+            if quiet > 1:
+                steps = yield Foresee(*launched, quiet)
+                if steps:
+                    run = leaping.leap(launched[0], steps)
+                    launched = (run.batch, (yield Repeat(run)))
+                    in_flight = launched if overlap else None

@@ -1,0 +1,113 @@
+"""KV memory: who owns which page. Every page is free, or in the prefix cache, or with one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequences
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.scheduler.config import SchedulerConfig
+from runtime.scheduler.pages import PagePool
+from runtime.scheduler.prefix import Match, PrefixCache
+from runtime.scheduler.sequence import Sequence
+
+
+class KvMemory:
+    """The page pool, the prefix cache and the page table, kept in step.
+
+    Attributes:
+        table: (max_running, max_row_pages) int32: the page of each page-sized run of a sequence's tokens, by the row that
+            the sequence occupies. The engine reads it.
+
+    Args:
+        config: Sizes.
+        cache: The prefix cache, empty.
+    """
+
+    def __init__(self, config: SchedulerConfig, cache: PrefixCache) -> None:
+        self.pool = PagePool(config.pages)
+        self.cache = cache
+        self.table: npt.NDArray[np.int32] = np.zeros((config.max_running, config.max_row_pages), np.int32)
+        self._page_size = config.page_size
+        self._free_rows = list(range(config.max_running - 1, -1, -1))
+        self._evicted = 0
+
+    @property
+    def available_pages(self) -> int:
+        """Pages free or held only by the cache."""
+        return self.pool.free + self.cache.evictable_pages
+
+    def take_evicted(self) -> int:
+        """Pages evicted since this was last asked."""
+        evicted, self._evicted = self._evicted, 0
+        return evicted
+
+    def obtain(self, count: int) -> int:
+        """Have ``count`` pages free, evicting as needed; returns how many there are, at most ``count``."""
+        missing = count - self.pool.free
+        if missing > 0:
+            evicted = min(missing, self.cache.evictable_pages)
+            if evicted:
+                self.pool.give(self.cache.evict(evicted))
+                self._evicted += evicted
+            return min(self.pool.free, count)
+        return count
+
+    def occupy(self, sequence: Sequence, match: Match) -> None:
+        """Give an admitted sequence a row that begins with its cached prefix, locked."""
+        sequence.row = self._free_rows.pop()
+        sequence.node, prefix = self.cache.lock(match)
+        self.table[sequence.row, : len(prefix)] = prefix
+        sequence.held_pages = len(prefix)
+        sequence.cached = sequence.computed = match.tokens
+
+    def extend(self, sequence: Sequence, count: int) -> None:
+        """Append ``count`` free pages to a sequence's row."""
+        held = sequence.held_pages
+        self.table[sequence.row, held : held + count] = self.pool.take(count)
+        sequence.held_pages = held + count
+
+    def grow(self, sequences: Sequences[Sequence]) -> None:
+        """Append one free page to the row of each sequence."""
+        for sequence, page in zip(sequences, self.pool.take(len(sequences)).tolist(), strict=True):
+            self.table[sequence.row, sequence.held_pages] = page
+            sequence.held_pages += 1
+
+    def grow_all(self, sequences: Sequences[Sequence], counts: npt.NDArray[np.int64]) -> None:
+        """Append ``counts[i]`` pages to the row of sequence ``i``, evicting as needed."""
+        total = int(counts.sum())
+        if not total:
+            return
+        self.obtain(total)
+        held = np.array([sequence.held_pages for sequence in sequences])
+        rows = np.array([sequence.row for sequence in sequences])
+        ends = counts.cumsum()
+        columns = np.arange(total) + np.repeat(held - ends + counts, counts)
+        self.table[np.repeat(rows, counts), columns] = self.pool.take(total)
+        for sequence, pages in zip(sequences, (held + counts).tolist(), strict=True):
+            sequence.held_pages = pages
+
+    def remember(self, sequence: Sequence, end: int) -> None:
+        """Hand a sequence's computed tokens up to ``end`` to the prefix cache, whole pages of them."""
+        page_size = self._page_size
+        end -= end % page_size
+        if end <= sequence.cached:
+            return
+        pages = self.table[sequence.row, sequence.cached // page_size : end // page_size].copy()
+        node, duplicates = self.cache.insert(sequence.node, sequence.tokens[sequence.cached : end], pages)
+        if node is None:
+            return
+        sequence.node = node
+        sequence.duplicates.extend(duplicates.tolist())
+        sequence.cached = end
+
+    def vacate(self, sequence: Sequence, end: int) -> None:
+        """Take back a sequence's row and pages; its tokens up to ``end`` stay cached, evictable."""
+        self.remember(sequence, end)
+        self.cache.unlock(sequence.node)
+        own = self.table[sequence.row, sequence.cached // self._page_size : sequence.held_pages]
+        self.pool.give(np.concatenate([np.array(sequence.duplicates, np.int32), own]))
+        self._free_rows.append(sequence.row)
+        sequence.row, sequence.held_pages, sequence.node = -1, 0, None
+        sequence.duplicates.clear()

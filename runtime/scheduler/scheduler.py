@@ -1,0 +1,429 @@
+"""The scheduler: which tokens of which sequences the next step computes, and where their KV goes.
+
+The same code runs in the simulator and in every worker of the real server. It knows no clock, no socket and no tensor,
+asks a policy for each decision, and iterates in explicit orders only, so that all of them decide alike.
+"""
+
+from __future__ import annotations
+
+from policies.batching import StepPlan
+from policies.order import Order
+from policies.policy import Policy
+from policies.views import SequenceView
+from runtime.scheduler.batch import Batch, Chunk, Snapshot, StepOutputs
+from runtime.scheduler.config import SchedulerConfig
+from runtime.scheduler.memory import KvMemory
+from runtime.scheduler.prefix import NoPrefixCache, PrefixCache, RadixCache
+from runtime.scheduler.sequence import Sequence, State
+from runtime.scheduler.waiting import waiting_queue
+
+
+class RequestRejectedError(ValueError):
+    """A request that this server can never run; the message says which limit it exceeds."""
+
+
+class Scheduler:
+    """Admission, batching, prefix caching, preemption and retirement of sequences.
+
+    Steps are numbered; batch ``n + 1`` may be scheduled before batch ``n`` is committed (overlap scheduling), one step in
+    flight and not more. What a sequence holds is given back only when the last step that refers to it is committed.
+
+    Args:
+        config: Sizes.
+        policy: Decisions. It belongs to this scheduler from now on.
+    """
+
+    def __init__(self, config: SchedulerConfig, policy: Policy) -> None:
+        self.config = config
+        self.policy = policy
+        cache: PrefixCache = (
+            RadixCache(config.page_size, policy.eviction) if policy.prefix_cache else NoPrefixCache()
+        )
+        self.memory = KvMemory(config, cache)
+        self._waiting = waiting_queue(policy.order)
+        self._sequences: dict[int, Sequence] = {}  # everyone who is not done, by request id
+        self._running: list[Sequence] = []  # in the order they were admitted
+        self._prefilling: list[Sequence] = []  # of those
+        self._decoding: list[Sequence] = []  # of those
+        self._leaving: list[Sequence] = []
+        self._arrivals = 0
+        self._step = 0
+        self._committed = -1
+        self._preempted = 0  # since the last batch
+        self._admitted: list[Sequence] = []
+        self._may_admit = True
+        # Whether a step planned now would admit no one, until something arrives, ends or is preempted.
+        self._settled = True
+        self._admission_settles = isinstance(policy.order, Order) and policy.reservation.steady
+
+    # What policies see (policies.views.SchedulerView).
+
+    @property
+    def waiting_sequences(self) -> int:
+        """Sequences queued, not admitted."""
+        return len(self._waiting)
+
+    @property
+    def prefilling_sequences(self) -> int:
+        """Admitted sequences with prompt tokens left to compute."""
+        return len(self._prefilling)
+
+    @property
+    def decoding_sequences(self) -> int:
+        """Admitted sequences past their prompt."""
+        return len(self._decoding)
+
+    @property
+    def max_running(self) -> int:
+        """The most sequences admitted at once."""
+        return self.config.max_running
+
+    @property
+    def page_size(self) -> int:
+        """Tokens a page."""
+        return self.config.page_size
+
+    @property
+    def available_pages(self) -> int:
+        """Pages free or held only by the cache."""
+        return self.memory.available_pages
+
+    def cached_prefix(self, sequence: SequenceView) -> int:
+        """Tokens at the front of a waiting sequence that the prefix cache holds now."""
+        waiting = self._sequences[sequence.request_id]
+        return self.memory.cache.match(waiting.tokens[: waiting.total - 1]).tokens
+
+    # Requests come and go.
+
+    def add(self, sequence: Sequence, now: float) -> None:
+        """Queue a sequence.
+
+        Raises:
+            RequestRejectedError: It has no tokens, asks for none, exceeds the context or the KV memory, or its id is in
+                use. The scheduler is as it was.
+        """
+        self._check(sequence)
+        sequence.ordinal = self._arrivals
+        sequence.queued_s = now
+        sequence.predicted_tokens = self.policy.prediction.output_tokens(sequence)
+        self._arrivals += 1
+        self._sequences[sequence.request_id] = sequence
+        self._waiting.push(sequence)
+        self._settled = False
+
+    def abort(self, request_id: int) -> Sequence | None:
+        """End a request at once, whatever it is doing; returns it, or None where no such request is in the server."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None or sequence.finish_reason is not None:
+            return None
+        if sequence.state is State.WAITING:
+            self._waiting.remove(sequence)
+            sequence.state = State.DONE
+            sequence.finish_reason = "abort"
+            del self._sequences[request_id]
+        elif sequence.state is State.LEAVING:  # preempted in flight
+            sequence.finish_reason = "abort"
+        else:
+            self._finish(sequence, "abort")
+        self._settled = False
+        return sequence
+
+    def unfinished(self) -> list[Sequence]:
+        """Sequences in the server that have not ended, in the order of their arrival."""
+        return sorted(
+            (sequence for sequence in self._sequences.values() if sequence.finish_reason is None),
+            key=lambda sequence: sequence.ordinal,
+        )
+
+    # Steps.
+
+    def schedule(self, now: float) -> Batch | None:
+        """Plan the next step.
+
+        Args:
+            now: Seconds on the clock that sequences were added by.
+
+        Returns:
+            The batch, or None where there is nothing to run before a step in flight is committed or a request arrives.
+        """
+        self._settled = self.policy.batching.steady
+        self._may_admit = True
+        for plan in self.policy.batching.plan(self, now):
+            decodes = self._plan_decodes(plan) if plan.decode and self._decoding else []
+            budget = plan.prefill_tokens - (len(decodes) if plan.shared else 0)
+            chunks = self._plan_chunks(budget, now) if budget > 0 else []
+            if decodes or chunks:
+                return self._launch(chunks, decodes)
+        return None
+
+    def commit(self, batch: Batch, tokens: list[int] | None, now: float) -> StepOutputs:
+        """Take in what a step produced; steps are committed in the order they were scheduled.
+
+        Args:
+            batch: The oldest batch not yet committed.
+            tokens: The tokens of ``batch.sampled()``, or None where the outputs of all of them were foretold.
+            now: Seconds.
+
+        Raises:
+            ValueError: The batch is not the next to be committed.
+        """
+        del now
+        if batch.step != self._committed + 1:
+            raise ValueError(f"step {batch.step} committed after step {self._committed}")
+        self._committed = batch.step
+        for chunk in batch.chunks:
+            if chunk.sequence.state is State.RUNNING:
+                self.memory.remember(chunk.sequence, chunk.start + chunk.tokens)
+                self._settled = False  # a waiting sequence may share what was computed
+        outputs = StepOutputs(batch.step, [], None if tokens is None else [])
+        for index, sequence in enumerate(batch.sampled()):
+            if sequence.finish_reason is None:  # else: a surplus token, launched before the end was known
+                self._take(sequence, None if tokens is None else tokens[index], outputs)
+        if self._leaving:
+            self._retire()
+        return outputs
+
+    def _check(self, sequence: Sequence) -> None:
+        config = self.config
+        longest = sequence.prompt_tokens + sequence.max_tokens
+        # The last output token's KV is never needed.
+        pages = -(-(longest - 1) // config.page_size)
+        if sequence.request_id in self._sequences:
+            problem = "this request_id is already being served"
+        elif sequence.prompt_tokens < 1:
+            problem = "the prompt is empty"
+        elif sequence.max_tokens < 1:
+            problem = f"max_tokens={sequence.max_tokens}: at least 1"
+        elif longest > config.max_context:
+            problem = (
+                f"{sequence.prompt_tokens} prompt + {sequence.max_tokens} output tokens exceed the context of "
+                f"{config.max_context}"
+            )
+        elif pages > config.pages:
+            problem = (
+                f"{sequence.prompt_tokens} prompt + {sequence.max_tokens} output tokens need {pages} pages of KV, the "
+                f"server has {config.pages}"
+            )
+        else:
+            return
+        raise RequestRejectedError(f"request {sequence.request_id}: {problem}")
+
+    def _launch(self, chunks: list[Chunk], decodes: list[Sequence]) -> Batch:
+        """Advance what the step computes, and describe it."""
+        step = self._step
+        self._step += 1
+        positions = []
+        for sequence in decodes:
+            positions.append(sequence.computed)
+            sequence.computed += 1
+            sequence.total += 1
+            sequence.last_step = step
+        for chunk in chunks:
+            sequence = chunk.sequence
+            sequence.last_step = step
+            sequence.chunks += 1
+            if chunk.samples:
+                sequence.total += 1
+                self._prefilling.remove(sequence)
+                self._decoding.append(sequence)
+        if decodes:
+            self.policy.reservation.stepped(1)
+        batch = Batch(step, chunks, decodes, positions, self._admitted, self._snapshot())
+        self._admitted = []
+        self._preempted = 0
+        return batch
+
+    def _snapshot(self) -> Snapshot:
+        memory = self.memory
+        return Snapshot(
+            len(self._waiting),
+            len(self._running),
+            memory.pool.free,
+            memory.cache.evictable_pages,
+            memory.take_evicted(),
+            self._preempted,
+        )
+
+    def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
+        """The decoding sequences that take part, with a page for their next token; preempts where KV has run out."""
+        ready = [s for s in self._decoding if s.total - s.prompt_tokens < s.max_tokens]
+        if plan.shared and len(ready) > plan.prefill_tokens:
+            ready = ready[: plan.prefill_tokens]
+        page_size = self.config.page_size
+        growing = [s for s in ready if s.computed == s.held_pages * page_size]
+        if not growing:
+            return ready
+        short = len(growing) - self.memory.obtain(len(growing))
+        coming = 0  # pages of victims that a step in flight still refers to
+        while short > coming and len(self._running) > 1:
+            victim = self._preempt(self._running)
+            if victim.state is State.LEAVING:
+                coming += victim.held_pages
+            if victim in ready:
+                ready.remove(victim)
+            if victim in growing:
+                growing.remove(victim)
+            short = len(growing) - self.memory.obtain(len(growing))
+        if short > 0:  # the last ones sit this step out
+            for sequence in growing[-short:]:
+                ready.remove(sequence)
+            del growing[-short:]
+        self.memory.grow(growing)
+        return ready
+
+    def _plan_chunks(self, budget: int, now: float) -> list[Chunk]:
+        """Chunks of admitted prompts in order of admission, then of newly admitted ones, up to ``budget`` tokens."""
+        chunks: list[Chunk] = []
+        for sequence in list(self._prefilling):
+            if budget == 0:
+                return chunks
+            if sequence.state is not State.RUNNING:
+                continue  # preempted by one before it
+            count = self._extend(sequence, min(sequence.prefill_end - sequence.computed, budget))
+            if not count and not chunks and not self._decoding:
+                count = self._make_room(sequence, budget)
+            if count:
+                chunks.append(self._chunk(sequence, count))
+                budget -= count
+        if self._waiting and budget and self._may_admit:
+            self._admit(budget, now, chunks)
+        return chunks
+
+    def _admit(self, budget: int, now: float, chunks: list[Chunk]) -> None:
+        self._waiting.arrange(self, now)
+        memory, page_size = self.memory, self.config.page_size
+        reserved = -1
+        rows = self.config.max_running - len(self._leaving)
+        while self._waiting and budget and len(self._running) < rows:
+            sequence = self._waiting.head()
+            match = memory.cache.match(sequence.tokens[: sequence.total - 1])
+            count = min(sequence.total - match.tokens, budget)
+            end = match.tokens + count
+            available = memory.available_pages - memory.cache.newly_pinned(match)
+            held = match.tokens // page_size
+            if self._running:
+                if reserved < 0:
+                    reserved = sum(map(self._reserved, self._running))
+                wanted = max(self.policy.reservation.tokens(sequence), end)
+                needed = -(-wanted // page_size) - held + reserved
+            else:  # alone, it fits: nothing is kept for anyone
+                needed = -(-end // page_size) - held
+            if needed > available:
+                # Pages on their way back from sequences that left may change this.
+                self._settled = self._settled and self._admission_settles and not self._leaving
+                return
+            self._waiting.remove(sequence)
+            memory.occupy(sequence, match)
+            sequence.state = State.RUNNING
+            sequence.prefill_end = sequence.total
+            self._running.append(sequence)
+            self._prefilling.append(sequence)
+            if sequence.preemptions:
+                sequence.recomputed_tokens += max(sequence.evicted_tokens - match.tokens, 0)
+            else:
+                sequence.hit_tokens = match.tokens
+                self._admitted.append(sequence)
+            if self._extend(sequence, count) != count:
+                raise AssertionError(f"{sequence} was admitted without room for {count} tokens")
+            chunks.append(self._chunk(sequence, count))
+            budget -= count
+            reserved += self._reserved(sequence) if reserved >= 0 else 0
+
+    def _reserved(self, sequence: Sequence) -> int:
+        """Pages, beyond those it holds, that are kept for a running sequence."""
+        wanted = self.policy.reservation.tokens(sequence)
+        return max(-(-wanted // self.config.page_size) - sequence.held_pages, 0)
+
+    def _extend(self, sequence: Sequence, count: int) -> int:
+        """Take pages for the next ``count`` tokens of a prompt; returns how many of them there is room for."""
+        page_size = self.config.page_size
+        needed = -(-(sequence.computed + count) // page_size) - sequence.held_pages
+        if needed > 0:
+            obtained = self.memory.obtain(needed)
+            if obtained < needed:
+                count = (sequence.held_pages + obtained) * page_size - sequence.computed
+                needed = obtained
+            self.memory.extend(sequence, needed)
+        return count
+
+    def _make_room(self, sequence: Sequence, budget: int) -> int:
+        """Nothing else moves: preempt others until a prompt can go on; returns the tokens it can compute."""
+        count = 0
+        while not count and len(self._running) > 1:
+            victim = self._preempt([other for other in self._running if other is not sequence])
+            if victim.state is State.LEAVING:
+                break  # its pages come with the step in flight
+            count = self._extend(sequence, min(sequence.prefill_end - sequence.computed, budget))
+        return count
+
+    def _chunk(self, sequence: Sequence, count: int) -> Chunk:
+        start = sequence.computed
+        sequence.computed += count
+        return Chunk(sequence, start, count, sequence.computed == sequence.prefill_end)
+
+    # Leaving.
+
+    def _preempt(self, candidates: list[Sequence]) -> Sequence:
+        victim: Sequence = self.policy.preemption.victim(candidates)  # type: ignore[assignment]
+        self.policy.reservation.preempted()
+        victim.preemptions += 1
+        self._preempted += 1
+        self._may_admit = False  # in this step: what it frees is for those who run
+        self._leave(victim)
+        return victim
+
+    def _take(self, sequence: Sequence, token: int | None, outputs: StepOutputs) -> None:
+        """Record an output token and judge whether it is the last."""
+        if token is not None:
+            sequence.append(token)
+            outputs.tokens.append(token)  # type: ignore[union-attr]
+        sequence.output_tokens += 1
+        outputs.sequences.append(sequence)
+        if sequence.output_tokens >= sequence.end_tokens:
+            reason = "length" if sequence.output_tokens >= sequence.max_tokens else "stop"
+        elif token is not None and token in sequence.stop_ids:
+            reason = "stop"
+        else:
+            return
+        outputs.finished.append(sequence)
+        if sequence.state is State.LEAVING:  # preempted in flight, by its last token
+            sequence.finish_reason = reason
+        else:
+            self._finish(sequence, reason)
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        sequence.finish_reason = reason
+        self._leave(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Stop running; row and pages go back when no step in flight refers to them."""
+        self._running.remove(sequence)
+        (self._prefilling if sequence in self._prefilling else self._decoding).remove(sequence)
+        sequence.state = State.LEAVING
+        self._settled = False
+        if sequence.last_step <= self._committed:
+            self._release(sequence)
+        else:
+            self._leaving.append(sequence)
+
+    def _retire(self) -> None:
+        due = [sequence for sequence in self._leaving if sequence.last_step <= self._committed]
+        if due:
+            self._leaving = [sequence for sequence in self._leaving if sequence.last_step > self._committed]
+            for sequence in due:
+                self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Give back what it holds: what it computed stays in the prefix cache, evictable."""
+        known = sequence.prompt_tokens + sequence.output_tokens
+        sequence.evicted_tokens = min(sequence.computed, known)
+        self.memory.vacate(sequence, sequence.evicted_tokens)
+        self._settled = False
+        if sequence.finish_reason is not None:
+            sequence.state = State.DONE
+            del self._sequences[sequence.request_id]
+        else:
+            sequence.state = State.WAITING
+            sequence.cached = sequence.computed = 0
+            sequence.total = known
+            self._waiting.push(sequence)

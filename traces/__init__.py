@@ -1,0 +1,1 @@
+"""Workloads: reading, generating, transforming and describing request traces."""
