@@ -15,7 +15,8 @@ class Paths:
 
     Two blocks have the same path exactly when they end equal runs of block ids, so it does not matter whether
     the source's ids name a whole prefix (Mooncake) or a block only (Qwen-Bailian). An answer whose
-    ``output_id`` is named is one more block after its prompt.
+    ``output_id`` is named is one more block after its prompt. A block that a cap has shortened keeps its
+    path: it is the beginning of the whole one.
 
     Attributes:
         of_block: Path of each block of the trace, aligned with ``trace.block_id``.

@@ -366,12 +366,13 @@ def offsets(counts: IntArray) -> IntArray:
 def fresh_ids(used: IntArray, count: int) -> IntArray:
     """``count`` consecutive 64-bit ids of which none is in ``used``."""
     top = int(used.max(initial=-1))
-    if top <= MAX_ID - count:
-        first = top + 1
-    else:  # hashed ids may reach the last one: take the widest gap between them
-        ids = np.unique(used)
-        first = int(ids[int(np.argmax(np.diff(ids.astype(np.float64))))]) + 1
-    return np.arange(first, first + count, dtype=np.int64)
+    first = top + 1
+    if first > MAX_ID - count:  # hashed ids may reach the last one: take the widest gap between them
+        ids = np.unique(used[used >= 0]).astype(np.uint64)
+        begin = np.append(np.uint64(0), ids + np.uint64(1))
+        end = np.append(ids, np.uint64(MAX_ID + 1))
+        first = int(begin[int(np.argmax(end - begin))])
+    return first + np.arange(count, dtype=np.int64)
 
 
 def is_regular(trace: Trace) -> bool:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traces import transforms
+from traces import catalog, transforms
 from traces.errors import TraceError
+from traces.load import bundled, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
+    from rich.progress import TaskID
     from rich.table import Table
 
     from traces.generate import Workload
@@ -33,7 +35,7 @@ KNOBS = {
     "requests": "how many, all turns counted",
     "arrivals": "poisson, gamma, constant, all_at_once or closed_loop",
     "rate": "requests per second",
-    "rate_end": "ramp to this rate",
+    "rate_end": "rate at the end of a linear ramp; without it the rate stays",
     "burstiness": "shape of gamma gaps: 1 is Poisson, smaller is burstier",
     "concurrency": "users of a closed loop",
     "input": "tokens that each turn adds",
@@ -48,6 +50,14 @@ KNOBS = {
 CONVERT_EXAMPLE = """\
 example:
   python -m harness trace convert conversation_trace.jsonl eighth.parquet --sample 1/8 --cap-total 32768
+"""
+FETCH_EXAMPLE = """\
+example:
+  python -m harness trace fetch mooncake_conversation azure_conv_2023
+"""
+LIST_EXAMPLE = """\
+example:
+  SERVETWIN_TRACES=/data/traces python -m harness trace list
 """
 GENERATE_EXAMPLE = """\
 example (a length or a time is SHAPE:KNOB=NUMBER:...):
@@ -112,6 +122,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--lengths-from", metavar="TRACE", help="draw lengths in pairs from this trace")
     _add_knobs(made)
     made.set_defaults(run=_generate)
+
+    fetch = command("fetch", "Download public traces and verify them.", FETCH_EXAMPLE)
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="a name that `trace list` shows")
+    fetch.add_argument("--to", type=Path, metavar="DIR", help="where to (the cache that `trace list` names)")
+    fetch.set_defaults(run=_fetch)
+
+    names = command("list", "Show the traces that are known by name, and where they lie.", LIST_EXAMPLE)
+    names.set_defaults(run=_list)
     return parser
 
 
@@ -136,12 +154,13 @@ class Change:
 
 def _span(text: str) -> tuple[float, float]:
     start, colon, end = text.partition(":")
-    if not colon:
-        raise ValueError(text)
-    return float(start or 0), float(end or math.inf)
+    try:
+        if colon:
+            return float(start or 0), float(end or math.inf)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not START:END in seconds, such as 600:1200")
 
-
-_span.__name__ = "START:END"  # argparse names it where a value is wrong
 
 CHANGES = (  # in the order in which they are applied: first what selects requests
     Change(
@@ -186,10 +205,11 @@ CHANGES = (  # in the order in which they are applied: first what selects reques
 def _stats(arguments: argparse.Namespace) -> None:
     from traces.stats import describe
 
-    trace = _load(arguments.trace)
+    trace = load(arguments.trace)
     stats = describe(trace, arguments.window_s)
     console = _console()
-    for table in _tables(trace, stats):
+    console.print(f"Trace {trace.name}", highlight=False, soft_wrap=True, markup=False)
+    for table in _tables(stats):
         console.print(table)
     for note in trace.notes:
         console.print(f"Note: {note}", highlight=False, soft_wrap=True, markup=False)
@@ -203,7 +223,7 @@ def _stats(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from traces.writers import write
 
-    trace = _load(arguments.trace)
+    trace = load(arguments.trace)
     for change in CHANGES:
         value = getattr(arguments, change.flag)
         if value is not None:
@@ -216,11 +236,54 @@ def _generate(arguments: argparse.Namespace) -> None:
     from traces.generate import generate
     from traces.writers import write
 
-    lengths_from = None if arguments.lengths_from is None else _load(arguments.lengths_from)
+    lengths_from = None if arguments.lengths_from is None else load(arguments.lengths_from)
     name = arguments.name or arguments.out.name.split(".")[0]
     trace = generate(_workload(arguments), name, lengths_from)
     write(trace, arguments.out)
     _report(trace, arguments.out)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = _console()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    for name in arguments.names:
+        catalog.lookup(name)  # a wrong name is said before anything is downloaded
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(file: str, done_bytes: int, total_bytes: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bar.add_task(file, total=total_bytes)
+            bar.update(tasks[file], completed=done_bytes, total=total_bytes)
+
+        paths = [catalog.fetch(name, arguments.to, show) for name in arguments.names]
+    for name, path in zip(arguments.names, paths, strict=True):
+        console.print(f"{name}: {path}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _list(_: argparse.Namespace) -> None:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("name", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("licence", no_wrap=True)
+    table.add_column("what it is")
+    table.add_column("here")
+    for name, path in bundled().items():
+        table.add_row(
+            name, _size(path.stat().st_size), "Apache-2.0", "Bundled, generated: chat sessions", "yes"
+        )
+    for name, entry in catalog.catalog().items():
+        size = UNKNOWN if entry.bytes is None else _size(entry.bytes)
+        here = "no" if catalog.find(name) is None else "yes"
+        table.add_row(name, size, entry.licence, entry.title, here)
+    console = _console()
+    console.print(table)
+    looked = ", ".join(str(directory) for directory in catalog.search_path())
+    console.print(f"Looked for in {looked}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _add_knobs(parser: argparse.ArgumentParser) -> None:
@@ -233,7 +296,7 @@ def _add_knobs(parser: argparse.ArgumentParser) -> None:
             _flag(knob.name),
             type=kind,
             metavar={int: "N", float: "X"}.get(kind, "SHAPE"),
-            help=f"{KNOBS[knob.name]} ({knob.default})",
+            help=KNOBS[knob.name] + ("" if knob.default is None else f" ({knob.default})"),
         )
 
 
@@ -257,32 +320,22 @@ def _flag(knob: str) -> str:
     return "--" + knob.replace("_", "-")
 
 
-def _load(source: str) -> Trace:
-    from traces.readers import read
-
-    if Path(source).exists():
-        return read(source)
-    from traces import catalog
-
-    return catalog.load(source)
-
-
 def _report(trace: Trace, path: Path) -> None:
     size = path.stat().st_size
     said = f"{path}: {len(trace):,} requests, {_size(size)}"
     _console().print(said, highlight=False, soft_wrap=True, markup=False)
 
 
-def _tables(trace: Trace, stats: Stats) -> Iterator[Table]:
+def _tables(stats: Stats) -> Iterator[Table]:
     """The facts, the lengths, and the windows of a trace."""
     from rich.table import Table
 
-    facts = Table(title=f"Trace {trace.name}", title_justify="left", show_header=False)
+    facts = Table(show_header=False)
     for name, value in _facts(stats):
         facts.add_row(name, value)
     yield facts
 
-    lengths = Table(title="Lengths [tokens]", title_justify="left")
+    lengths = Table(title="Lengths (tokens)", title_justify="left")
     lengths.add_column("")
     for title in ("mean", "p50", "p90", "p99", "max", "total"):
         lengths.add_column(title, justify="right")
@@ -294,7 +347,7 @@ def _tables(trace: Trace, stats: Stats) -> Iterator[Table]:
 
     if stats.has_blocks and 1 < len(stats.window_start_s) <= MOST_WINDOWS:
         windows = Table(title="Ideal prefix hit ratio over time", title_justify="left")
-        for title in ("from [s]", "requests", "hit ratio"):
+        for title in ("from (s)", "requests", "hit ratio"):
             windows.add_column(title, justify="right")
         rows = zip(stats.window_start_s, stats.window_requests, stats.window_hit_ratio, strict=True)
         for start, requests, ratio in rows:
@@ -304,8 +357,8 @@ def _tables(trace: Trace, stats: Stats) -> Iterator[Table]:
 
 def _facts(stats: Stats) -> Iterator[tuple[str, str]]:
     yield "requests", f"{stats.requests:,}"
-    yield "duration", f"{stats.duration_s:,.1f} s"
-    yield "rate", f"{_known(stats.rate, '.2f')} requests/s"
+    yield "duration (s)", f"{stats.duration_s:,.1f}"
+    yield "rate (requests per second)", _known(stats.rate, ".2f")
     yield "burstiness (CV of inter-arrival)", _known(stats.burstiness_cv, ".2f")
     if stats.sessions:
         yield "sessions", f"{stats.sessions:,}, {stats.turns:.2f} requests each"

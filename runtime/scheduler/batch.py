@@ -81,13 +81,17 @@ class StepOutputs:
 
     Attributes:
         step: Its number.
-        sequences: Sequences that got a token.
+        sequences: Sequences that got a token: first those from a prefill, then the decoding ones.
+        prefilled: How many of them from a prefill.
+        decoded: Whether the step decoded, for whomever.
         tokens: Their tokens, or None where they were foretold.
         finished: Those of them that ended; ``finish_reason`` says why.
     """
 
     step: int
     sequences: list[Sequence]
+    prefilled: int
+    decoded: bool
     tokens: list[int] | None
     finished: list[Sequence] = field(default_factory=list)
 

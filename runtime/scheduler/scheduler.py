@@ -175,10 +175,14 @@ class Scheduler:
             if chunk.sequence.state is State.RUNNING:
                 self.memory.remember(chunk.sequence, chunk.start + chunk.tokens)
                 self._settled = False  # a waiting sequence may share what was computed
-        outputs = StepOutputs(batch.step, [], None if tokens is None else [])
-        for index, sequence in enumerate(batch.sampled()):
+        outputs = StepOutputs(batch.step, [], 0, bool(batch.decodes), None if tokens is None else [])
+        sampled = batch.sampled()
+        prefilled = len(sampled) - len(batch.decodes)
+        for index, sequence in enumerate(sampled):
             if sequence.finish_reason is None:  # else: a surplus token, launched before the end was known
                 self._take(sequence, None if tokens is None else tokens[index], outputs)
+            if index < prefilled:
+                outputs.prefilled = len(outputs.sequences)
         if self._leaving:
             self._retire()
         return outputs

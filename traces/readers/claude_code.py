@@ -178,8 +178,7 @@ class _Chain:
 
 
 def _decode(file: Source) -> _Session:
-    with file.stream() as stream:
-        data = stream.read()
+    data = file.content()
     try:
         return msgspec.json.decode(data, type=_Session)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

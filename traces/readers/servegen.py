@@ -148,10 +148,8 @@ def _read_lengths(source: Source, client: int) -> dict[int, tuple[_Histogram, _H
         raise TraceError(
             f"{source.path}: chunk-{client}-dataset.json is missing beside chunk-{client}-trace.csv"
         )
-    with files[0].stream() as stream:
-        data = stream.read()
     try:
-        windows = msgspec.json.decode(data, type=dict[int, _Lengths])
+        windows = msgspec.json.decode(files[0].content(), type=dict[int, _Lengths])
     except msgspec.MsgspecError as error:
         raise TraceError(f"{files[0].path}: {error}") from None
     lengths = {}

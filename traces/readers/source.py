@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from traces.schema import BoolArray
 
 HEAD_BYTES = 1 << 16
+UNREADABLE = (OSError, EOFError, zlib.error)
 _GZIP_MAGIC = b"\x1f\x8b"
 _LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 
@@ -56,7 +58,7 @@ class Source:
                 head = file.read(HEAD_BYTES)
         except FileNotFoundError:
             raise TraceError(f"{path}: there is no such file") from None
-        except (OSError, EOFError) as error:
+        except UNREADABLE as error:
             raise TraceError(f"{path}: cannot be read: {error}") from None
         if head.startswith(_LFS_MAGIC):
             raise TraceError(
@@ -111,18 +113,30 @@ class Source:
         """The decompressed bytes, from the start."""
         return _open(self.path, self.compressed)
 
+    def content(self) -> bytes:
+        """All decompressed bytes.
+
+        Raises:
+            TraceError: The file cannot be read to its end.
+        """
+        try:
+            with self.stream() as file:
+                return file.read()
+        except UNREADABLE as error:
+            raise TraceError(f"{self.path}: cannot be read to its end: {error}") from None
+
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Every line that is not blank, with its number from 1.
 
         Raises:
-            TraceError: The compressed data ends early.
+            TraceError: The file cannot be read to its end.
         """
         try:
             with self.stream() as file:
                 for number, line in enumerate(file, 1):
                     if not line.isspace():
                         yield number, line
-        except (OSError, EOFError) as error:
+        except UNREADABLE as error:
             raise TraceError(f"{self.path}: cannot be read to its end: {error}") from None
 
     def error(self, line: int, message: str) -> TraceError:

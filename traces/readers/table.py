@@ -7,6 +7,7 @@ import io
 from typing import TYPE_CHECKING, Any, Literal
 
 from traces.errors import TraceError
+from traces.readers.source import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -67,10 +68,12 @@ def columns(
                     null_values=[],
                 ),
             )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
+    except UNREADABLE as error:
+        raise TraceError(f"{source.path}: cannot be read to its end: {error}") from None
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise _located(source, kinds, header, skip) or TraceError(f"{source.path}: {error}") from None
     if table.num_rows == 0:
-        raise TraceError(f"{source.path} is empty: it has a header and no requests")
+        raise _empty(source)
     return {
         name: _labels(table[name]) if kind == "label" else table[name].to_numpy()
         for name, kind in kinds.items()
@@ -104,6 +107,7 @@ def _located(
     import pyarrow as pa
 
     names = header
+    rows = 0
     converters: dict[str, Callable[[str], Any]] = {
         "int": _int64,
         "float": float,
@@ -115,6 +119,7 @@ def _located(
         if names is None:
             names = tuple(cell.strip() for cell in cells)
             continue
+        rows += 1
         if len(cells) != len(names):
             return source.error(number, f"{len(cells)} cells, expected {len(names)}: {','.join(names)}")
         for name, cell in zip(names, cells, strict=True):
@@ -123,7 +128,11 @@ def _located(
                 converters[kind](cell)
             except (ValueError, OverflowError, pa.ArrowException):
                 return source.error(number, f"{name} is {cell!r}, expected {_EXPECTED[kind]}")
-    return None
+    return None if rows else _empty(source)
+
+
+def _empty(source: Source) -> TraceError:
+    return TraceError(f"{source.path} is empty: it has a header and no requests")
 
 
 def _rows(source: Source, skip: int) -> Iterator[tuple[int, list[str]]]:

@@ -1,0 +1,108 @@
+"""The request table while a backend fills it: one row a request, written as its moments come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.metrics.schema import FINISH_REASONS, NULL, STATUSES
+from traces.schema import Trace
+
+_TIMES = (
+    "sent_s",
+    "received_s",
+    "tokenized_s",
+    "queued_s",
+    "scheduled_s",
+    "first_token_s",
+    "last_token_s",
+    "detokenized_s",
+    "sent_back_s",
+    "client_first_token_s",
+    "client_last_token_s",
+    "itl_p50_s",
+    "itl_p99_s",
+    "itl_max_s",
+    "preempted_s",
+)
+_COUNTS = ("cached_tokens", "chunks", "preemptions", "recomputed_tokens")
+_UNFINISHED = STATUSES.index("unfinished")
+
+
+class RequestLog:
+    """Columns of :data:`harness.metrics.schema.REQUEST_COLUMNS`, a row for each row of the trace.
+
+    Times are written straight into the column attributes by row; :meth:`end` closes a request.
+
+    Attributes:
+        ended: Requests closed so far.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        rows = len(trace)
+        self._trace = trace
+        self.arrival_s = trace.arrival_s.copy()
+        self.times = {name: np.full(rows, np.nan) for name in _TIMES}
+        self._counts = {name: np.full(rows, NULL, np.int64) for name in _COUNTS}
+        self._output_tokens = np.zeros(rows, np.int64)
+        self._status = np.full(rows, _UNFINISHED, np.int8)
+        self._reason = np.full(rows, NULL, np.int8)
+        self._error = np.full(rows, None, np.object_)
+        self.ended = 0
+
+    def end(self, row: int, status: str, reason: str | None, error: str | None = None) -> None:
+        """Close a request: it ended with this status, once and for all.
+
+        Raises:
+            ValueError: It was closed before.
+        """
+        if self._status[row] != _UNFINISHED:
+            raise ValueError(f"request of row {row} ended twice")
+        self._status[row] = STATUSES.index(status)
+        if reason is not None:
+            self._reason[row] = FINISH_REASONS.index(reason)
+        self._error[row] = error
+        self.ended += 1
+
+    def count(
+        self, row: int, output_tokens: int, cached: int, chunks: int, preemptions: int, recomputed: int
+    ) -> None:
+        """What the server counted for a request, tokens but for chunks and preemptions."""
+        self._output_tokens[row] = output_tokens
+        counts = self._counts
+        counts["cached_tokens"][row] = cached
+        counts["chunks"][row] = chunks
+        counts["preemptions"][row] = preemptions
+        counts["recomputed_tokens"][row] = recomputed
+
+    def is_ok(self) -> npt.NDArray[np.bool_]:
+        """Which requests ended ok: bool (rows,)."""
+        ok: npt.NDArray[np.bool_] = self._status == STATUSES.index("ok")
+        return ok
+
+    def columns(self, warmup_s: float, ideal_cached_tokens: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """The base columns, as :func:`harness.metrics.schema.complete_requests` takes them."""
+        trace, counts = self._trace, self._counts
+        return {
+            "request_id": trace.request_id,
+            "session_id": trace.session_id,
+            "turn": np.where(trace.session_id >= 0, trace.turn, NULL),
+            "parent_id": trace.parent_id,
+            "client_id": trace.client_id,
+            "arrival_s": self.arrival_s,
+            **self.times,
+            "prompt_tokens": trace.prompt_tokens,
+            "output_tokens": self._output_tokens,
+            "max_tokens": trace.max_tokens,
+            **counts,
+            "cached_gpu_tokens": counts["cached_tokens"],
+            "ideal_cached_tokens": ideal_cached_tokens,
+            "priority": trace.priority,
+            "deadline_s": trace.deadline_s,
+            "status": self._status,
+            "finish_reason": self._reason,
+            "error": self._error,
+            "warmup": self.arrival_s < warmup_s,
+        }

@@ -1,0 +1,116 @@
+"""The simulated server, put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.cost.shape import CostModel
+from harness.metrics.request_log import RequestLog
+from harness.metrics.step_log import StepLog
+from harness.metrics.token_log import TokenLog
+from harness.simulator.client import Client
+from harness.simulator.engine import EngineOptions, ModelledEngine, SchedulerCosts
+from harness.simulator.environment import Environment, Mailbox
+from harness.simulator.frontend import (
+    Emission,
+    HopCosts,
+    Submission,
+    api_sender,
+    api_server,
+    detokenizer,
+    tokenizers,
+)
+from harness.simulator.worker import Worker
+from harness.workload import Workload
+from policies import Policy
+from runtime.scheduler import LeapingScheduler, Scheduler, SchedulerConfig
+from traces.prompts import PromptMaker
+
+_SLICE_EVENTS = 2000  # between looks at the wall clock
+
+
+@dataclass(frozen=True)
+class ServerModel:
+    """What is simulated.
+
+    Attributes:
+        scheduler: Sizes.
+        options: Overlap and CUDA graphs.
+        cost: Seconds of a step on the device.
+        loop: CPU seconds of the serving loop.
+        hops: CPU seconds of the other processes.
+        vocab_size: Token ids are below it.
+        leap: Run decode steps without a decision as one. The tables are the same; not leaping is slower.
+    """
+
+    scheduler: SchedulerConfig
+    options: EngineOptions
+    cost: CostModel
+    loop: SchedulerCosts
+    hops: HopCosts
+    vocab_size: int
+    leap: bool = True
+
+
+class Simulation:
+    """One replay of a workload through a simulated server.
+
+    Attributes:
+        env: The clock.
+        requests: Request table.
+        steps: Step table.
+        tokens: Token times.
+        scheduler: The core.
+    """
+
+    def __init__(self, workload: Workload, server: ServerModel, policy: Policy) -> None:
+        self.env = env = Environment()
+        self.requests = RequestLog(workload.trace)
+        self.steps = StepLog(server.scheduler.pages)
+        self.tokens = TokenLog()
+        self.scheduler = (LeapingScheduler if server.leap else Scheduler)(server.scheduler, policy)
+
+        api: Mailbox[Submission] = Mailbox(env)
+        tokenizer: Mailbox[Submission] = Mailbox(env)
+        detokenizing: Mailbox[Emission] = Mailbox(env)
+        sending: Mailbox[Emission] = Mailbox(env)
+        prompts = PromptMaker(workload.trace, server.vocab_size, workload.prompt_seed)
+        client = Client(env, workload, prompts, api, self.requests, self.tokens, server.hops)
+        worker = Worker(
+            env,
+            self.scheduler,
+            ModelledEngine(server.cost, server.options, server.loop),
+            detokenizing,
+            client.row_refused,
+            self.requests,
+            self.steps,
+            self.tokens,
+            server.hops,
+        )
+        env.process(api_server(env, api, tokenizer, self.requests, server.hops))
+        env.process(tokenizers(env, tokenizer, worker.queue, self.requests, server.hops))
+        env.process(worker.run())
+        env.process(detokenizer(env, detokenizing, sending, self.requests, server.hops))
+        env.process(api_sender(env, sending, self.requests, self.tokens, server.hops, client.row_ended))
+        env.process(client.run())
+        self._finished = client.finished
+
+    def run(self, watch: Callable[[Simulation], None], every_s: float = 0.1) -> None:
+        """Run to the end of the last request.
+
+        Args:
+            watch: Called about every ``every_s`` seconds of wall-clock time.
+            every_s: See ``watch``.
+        """
+        env, finished = self.env, self._finished
+        due = time.monotonic() + every_s
+        while not finished.processed:
+            for _ in range(_SLICE_EVENTS):
+                env.step()
+                if finished.processed:
+                    break
+            if time.monotonic() >= due:
+                watch(self)
+                due = time.monotonic() + every_s

@@ -1,0 +1,175 @@
+"""The scheduler and its engine: drives the serving loop, as a worker process of the real server does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+from simpy.events import Event
+
+from harness.metrics.request_log import RequestLog
+from harness.metrics.step_log import StepLog, StepTiming
+from harness.metrics.token_log import TokenLog
+from harness.simulator.engine import Foresight, ModelledEngine
+from harness.simulator.environment import Environment, Mailbox
+from harness.simulator.frontend import Emission, HopCosts, Submission
+from runtime.scheduler import Batch, DecodeRun, Scheduler, Sequence, StepOutputs
+from runtime.scheduler.loop import (
+    Arrive,
+    Collect,
+    Deliver,
+    Ended,
+    Foresee,
+    Launch,
+    Message,
+    Receive,
+    Repeat,
+    serve,
+)
+
+Process = Generator[Event, None, None]
+
+
+class Worker:
+    """Answers the serving loop out of SimPy's clock and a modelled engine.
+
+    Args:
+        env: The clock.
+        scheduler: The core.
+        engine: Plays the device, and says what the host spends.
+        detokenizer: Where tokens go.
+        refused: Told of a request that was refused: row, sequence, message, time.
+        requests: Request table to write.
+        steps: Step table to write.
+        tokens: Told which sequences decode.
+        hops: Costs of the way to the detokenizer.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        scheduler: Scheduler,
+        engine: ModelledEngine,
+        detokenizer: Mailbox[Emission],
+        refused: Callable[[int, Sequence, str, float], None],
+        requests: RequestLog,
+        steps: StepLog,
+        tokens: TokenLog,
+        hops: HopCosts,
+    ) -> None:
+        self._env = env
+        self._scheduler = scheduler
+        self._engine = engine
+        self._detokenizer = detokenizer
+        self._refused = refused
+        self._times = requests.times
+        self._steps = steps
+        self._tokens = tokens
+        self._hop_s = hops.hop_s
+        self.inbox: Mailbox[Message] = Mailbox(env)
+        self._rows: dict[int, int] = {}  # request id -> row, of the requests in the server
+        self._preempted_s: dict[int, float] = {}
+        self._host_s = 0.0
+
+    def queue(self, arrived: Submission) -> None:
+        """A tokenized request reaches the scheduler."""
+        self._rows[arrived.sequence.request_id] = arrived.row
+        self.inbox.put(Arrive(arrived.sequence))
+
+    def run(self) -> Process:
+        """The SimPy process."""
+        loop = serve(self._scheduler, overlap=self._engine.overlap)
+        effect = next(loop)
+        foresight: Foresight | None = None
+        answer: Any
+        while True:
+            answer = None
+            if isinstance(effect, Receive):
+                answer = yield from self._receive(effect.wait)
+            elif isinstance(effect, Launch):
+                answer = self._launch(effect.batch)
+            elif isinstance(effect, Collect):
+                sampled = sum(chunk.samples for chunk in effect.batch.chunks) + len(effect.batch.decodes)
+                self._host_s = self._engine.commit(sampled, effect.ticket, self._host_s)
+            elif isinstance(effect, Deliver):
+                yield self._env.until(self._host_s)
+                self._deliver(effect.outputs)
+            elif isinstance(effect, Foresee):
+                foresight = self._engine.foresee(effect.batch, effect.steps, self._host_s)
+                answer = yield from self._pass_time(foresight)
+            elif isinstance(effect, Repeat):
+                if foresight is None:
+                    raise AssertionError("steps repeated that were not foreseen")
+                answer = self._repeat(effect.run, foresight)
+            else:
+                self._end(effect)
+            effect = loop.send(answer)
+
+    def _receive(self, wait: bool) -> Generator[Event, None, tuple[float, list[Message]]]:
+        env, inbox = self._env, self.inbox
+        if self._host_s > env.now:
+            yield env.until(self._host_s)
+        if wait:
+            if not inbox:
+                yield inbox.filled()
+            yield env.until(env.now)  # all that arrive at this very time
+        self._host_s = env.now
+        return env.now, inbox.take()
+
+    def _launch(self, batch: Batch) -> float:
+        now = self._host_s
+        for sequence in batch.admitted:
+            self._times["scheduled_s"][self._rows[sequence.request_id]] = now
+            self._times["queued_s"][self._rows[sequence.request_id]] = sequence.queued_s
+        decode_step = self._steps.decode_steps
+        self._host_s, timing = self._engine.launch(batch, now)
+        joined, left = self._steps.step(batch, timing)
+        for sequence in joined:
+            self._tokens.joined(sequence.request_id, decode_step)
+        for sequence in left:
+            self._tokens.left(sequence.request_id, decode_step)
+        return float(timing.start_s + timing.duration_s)
+
+    def _deliver(self, outputs: StepOutputs) -> None:
+        now, rows = self._env.now, self._rows
+        prefilled, ended = [], []
+        for sequence in outputs.sequences[: outputs.prefilled]:
+            row = rows[sequence.request_id]
+            if sequence.output_tokens == 1:
+                self._times["first_token_s"][row] = now
+            prefilled.append((row, sequence.request_id))
+        for sequence in outputs.finished:
+            row = rows.pop(sequence.request_id)
+            self._times["last_token_s"][row] = now
+            ended.append((row, sequence))
+        tokens = len(outputs.sequences)
+        times_s = np.array([now + self._hop_s])
+        self._detokenizer.put(Emission(times_s, tokens, prefilled, outputs.decoded, ended))
+
+    def _pass_time(self, foresight: Foresight) -> Generator[Event, None, int]:
+        """Wait until the foreseen steps are over or a message comes; returns how many steps that is."""
+        env, inbox, host_s = self._env, self.inbox, foresight.host_s
+        if inbox:
+            return 0
+        over = env.until(host_s[-1])
+        yield inbox.filled() | over
+        if over.processed:
+            return len(host_s)
+        # The loop looks for messages after each step: it sees this one after the first that ends from now on.
+        steps = int(np.searchsorted(host_s, env.now)) + 1
+        yield env.until(host_s[steps - 1])
+        return steps
+
+    def _repeat(self, run: DecodeRun, foresight: Foresight) -> float:
+        timing: StepTiming = self._engine.repeat(foresight, run.steps)
+        self._steps.run(run, timing)
+        host_s = foresight.host_s[: run.steps]
+        self._host_s = float(host_s[-1])
+        self._detokenizer.put(Emission(host_s + self._hop_s, len(run.batch.decodes), [], True, []))
+        return float(foresight.device_free_s[run.steps - 1])
+
+    def _end(self, ended: Ended) -> None:
+        sequence = ended.sequence
+        row = self._rows.pop(sequence.request_id)
+        self._refused(row, sequence, ended.error or "aborted", self._host_s)

@@ -1,0 +1,51 @@
+"""A workload: which requests a client sends, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from traces.schema import Trace
+
+
+class WorkloadError(ValueError):
+    """A workload that cannot be; the message names the knob."""
+
+
+class Arrivals(Enum):
+    """When the client sends.
+
+    In every mode a turn of a session waits for the turn before it to end, and for its think time.
+    """
+
+    OPEN = "open"  # at the trace's times, whatever the server does
+    CLOSED = "closed"  # so many sessions or lone requests at once, the next when one has ended
+    ALL_AT_ONCE = "all_at_once"  # everything at time 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a backend replays.
+
+    Attributes:
+        trace: The requests.
+        arrivals: When they are sent.
+        concurrency: For closed arrivals, sessions or lone requests in flight.
+        warmup_s: Requests that arrive earlier are left out of the summary.
+        prompt_seed: Another seed, other token ids: nothing is shared between runs on one server.
+    """
+
+    trace: Trace
+    arrivals: Arrivals = Arrivals.OPEN
+    concurrency: int = 0
+    warmup_s: float = 0.0
+    prompt_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.arrivals is Arrivals.CLOSED and self.concurrency < 1:
+            raise WorkloadError(
+                f"workload.concurrency={self.concurrency}: closed arrivals need at least 1, e.g. "
+                "workload=closed workload.concurrency=64"
+            )
+        if self.warmup_s < 0:
+            raise WorkloadError(f"workload.warmup_s={self.warmup_s}: not negative")
