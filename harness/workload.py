@@ -41,6 +41,18 @@ class Workload:
     warmup_s: float = 0.0
     prompt_seed: int = 0
 
+    @classmethod
+    def of(cls, trace: Trace, arrivals: str, concurrency: int, warmup_s: float, prompt_seed: int) -> Workload:
+        """A workload from plain values.
+
+        Raises:
+            WorkloadError: One of them cannot be.
+        """
+        if arrivals not in {mode.value for mode in Arrivals}:
+            choices = ", ".join(mode.value for mode in Arrivals)
+            raise WorkloadError(f"workload.arrivals={arrivals}: no such mode; choose from {choices}")
+        return cls(trace, Arrivals(arrivals), concurrency, warmup_s, prompt_seed)
+
     def __post_init__(self) -> None:
         if self.arrivals is Arrivals.CLOSED and self.concurrency < 1:
             raise WorkloadError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from policies.errors import PolicyError
 from policies.views import SchedulerView
 
 
@@ -45,7 +46,7 @@ DECODE = StepPlan(prefill_tokens=0, decode=True)
 
 def _positive(name: str, value: int) -> int:
     if value < 1:
-        raise ValueError(f"{name}={value}: a step needs room for at least 1 token; try {name}=2048")
+        raise PolicyError(f"{name}={value}: a step needs room for at least 1 token; try {name}=2048")
     return value
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.batching import Batching
+from policies.errors import PolicyError
 from policies.eviction import Eviction
 from policies.order import DynamicOrder, Order
 from policies.prediction import Prediction
 from policies.preemption import Preemption
-from policies.registry import PARTS, PolicyError, build
+from policies.registry import PARTS, build
 from policies.reservation import Reservation
 
 

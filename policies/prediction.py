@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from statistics import NormalDist
 
+from policies.errors import PolicyError
 from policies.hashing import uniform
 from policies.views import SequenceView
 
@@ -42,7 +43,7 @@ class NoisyOracle(Prediction):
 
     def __init__(self, sigma: float = 0.5, seed: int = 0) -> None:
         if sigma < 0:
-            raise ValueError(f"policy.prediction.sigma={sigma}: a standard deviation is not negative")
+            raise PolicyError(f"policy.prediction.sigma={sigma}: a standard deviation is not negative")
         self._sigma, self._seed = sigma, seed
         self._truth = Oracle()
         self._normal = NormalDist()

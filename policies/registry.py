@@ -10,15 +10,12 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from policies.batching import Batching, Chunked, DecodeFirst, PrefillFirst
+from policies.errors import PolicyError
 from policies.eviction import Eviction, Fifo, Lfu, Lru, RandomEviction
 from policies.order import DynamicOrder, Fcfs, Lpm, Order, Priority, Random, Sjf
 from policies.prediction import MaxTokens, NoisyOracle, Oracle, Prediction
 from policies.preemption import LeastProgress, Newest, Oldest, Preemption
 from policies.reservation import Full, NoReservation, Predicted, Ratio, Reservation
-
-
-class PolicyError(ValueError):
-    """A policy that cannot be found or built; the message names the knob and the way out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from policies.errors import PolicyError
 from policies.views import SequenceView
 
 
@@ -52,7 +53,7 @@ class Ratio(Reservation):
         self, start: float = 0.7, floor: float = 0.1, decay_steps: int = 600, clip_tokens: int = 4096
     ) -> None:
         if not 0.0 <= floor <= start <= 1.0:
-            raise ValueError(
+            raise PolicyError(
                 f"policy.reservation.start={start}, floor={floor}: shares of max_tokens, 0 <= floor <= start <= 1"
             )
         self._start, self._floor, self._clip_tokens = start, floor, clip_tokens

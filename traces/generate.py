@@ -118,7 +118,7 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Workload:
+class SyntheticWorkload:
     """A synthetic workload.
 
     Every part draws from a stream of its own: changing one leaves the others as they were.
@@ -173,7 +173,7 @@ class Workload:
                 raise TraceError(f"{knob} is {value}, expected a finite number above 0")
 
 
-def generate(workload: Workload, name: str = "generated", lengths_from: Trace | None = None) -> Trace:
+def generate(workload: SyntheticWorkload, name: str = "generated", lengths_from: Trace | None = None) -> Trace:
     """Draw a trace: the same workload gives the same trace.
 
     A later turn's prompt is the prompt before it, the answer to that, and new text. It arrives at the
@@ -245,7 +245,7 @@ def _running(values: npt.NDArray[Number], start: IntArray) -> npt.NDArray[Number
     return total - np.repeat((total - values)[start[:-1]], np.diff(start))
 
 
-def _sessions(workload: Workload, rng: np.random.Generator) -> IntArray:
+def _sessions(workload: SyntheticWorkload, rng: np.random.Generator) -> IntArray:
     """Where each session begins; the last one is cut where the requests are enough."""
     turns = np.empty(0, np.int64)
     while int(turns.sum()) < workload.requests:
@@ -255,7 +255,7 @@ def _sessions(workload: Workload, rng: np.random.Generator) -> IntArray:
 
 
 def _prefixes(
-    workload: Workload, streams: dict[str, np.random.Generator], sessions: int
+    workload: SyntheticWorkload, streams: dict[str, np.random.Generator], sessions: int
 ) -> tuple[IntArray, IntArray]:
     """The system prompt of each session, and the tokens of each system prompt."""
     weight = np.arange(1, workload.prefixes + 1) ** -float(workload.prefix_skew)
@@ -264,7 +264,7 @@ def _prefixes(
     return prefix, workload.prefix_tokens.draw_counts(streams["prefix_tokens"], workload.prefixes)
 
 
-def _starts(workload: Workload, rng: np.random.Generator, sessions: int) -> FloatArray:
+def _starts(workload: SyntheticWorkload, rng: np.random.Generator, sessions: int) -> FloatArray:
     """When sessions start: events of unit rate, mapped through the integral of the rate over time."""
     if workload.arrivals == "all_at_once":
         return np.zeros(sessions)
@@ -323,9 +323,9 @@ def _blocks(
     return Blocks(start=start, id=ids, tokens=tokens)
 
 
-def _said(workload: Workload, lengths_from: Trace | None) -> str:
+def _said(workload: SyntheticWorkload, lengths_from: Trace | None) -> str:
     """What differs from the defaults, for the notes."""
-    default = Workload()
+    default = SyntheticWorkload()
     parts = [
         f"{field.name}={getattr(workload, field.name)}"
         for field in fields(workload)

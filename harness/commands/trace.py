@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-    from traces.generate import Workload
+    from traces.generate import SyntheticWorkload
     from traces.schema import Trace
     from traces.stats import Stats
 
@@ -288,9 +288,9 @@ def _list(_: argparse.Namespace) -> None:
 
 def _add_knobs(parser: argparse.ArgumentParser) -> None:
     """A flag for each knob of a workload."""
-    from traces.generate import Distribution, Workload
+    from traces.generate import Distribution, SyntheticWorkload
 
-    for knob in fields(Workload):
+    for knob in fields(SyntheticWorkload):
         kind = {Distribution: str, type(None): float}.get(type(knob.default), type(knob.default))
         parser.add_argument(
             _flag(knob.name),
@@ -300,11 +300,11 @@ def _add_knobs(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _workload(arguments: argparse.Namespace) -> Workload:
-    from traces.generate import Distribution, Workload
+def _workload(arguments: argparse.Namespace) -> SyntheticWorkload:
+    from traces.generate import Distribution, SyntheticWorkload
 
     given = {}
-    for knob in fields(Workload):
+    for knob in fields(SyntheticWorkload):
         value = getattr(arguments, knob.name)
         if value is not None and isinstance(knob.default, Distribution):
             try:
@@ -313,7 +313,7 @@ def _workload(arguments: argparse.Namespace) -> Workload:
                 raise TraceError(f"{_flag(knob.name)}: {error}") from None
         if value is not None:
             given[knob.name] = value
-    return Workload(**given)
+    return SyntheticWorkload(**given)
 
 
 def _flag(knob: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from harness.metrics.schema import FINISH_REASONS, NULL, STATUSES
+from harness.progress import Progress
 from traces.schema import Trace
 
 _TIMES = (
@@ -77,12 +77,28 @@ class RequestLog:
         counts["preemptions"][row] = preemptions
         counts["recomputed_tokens"][row] = recomputed
 
-    def is_ok(self) -> npt.NDArray[np.bool_]:
-        """Which requests ended ok: bool (rows,)."""
-        ok: npt.NDArray[np.bool_] = self._status == STATUSES.index("ok")
-        return ok
+    def progress(self, clock_s: float, output_tokens: int) -> Progress:
+        """A look at the run under way."""
+        times = self.times
+        admitted = self._counts["cached_tokens"] != NULL
+        prompt_tokens = int(self._trace.prompt_tokens[admitted].sum())
+        ttft_s = times["client_first_token_s"] - self.arrival_s
+        ttft_s = ttft_s[~np.isnan(ttft_s)]
+        p50_s, p99_s = np.percentile(ttft_s, (50, 99)).tolist() if len(ttft_s) else (None, None)
+        return Progress(
+            clock_s=clock_s,
+            ended=self.ended,
+            requests=len(self._trace),
+            in_flight=int((~np.isnan(times["sent_s"])).sum()) - self.ended,
+            output_tokens=output_tokens,
+            hit_ratio=int(self._counts["cached_tokens"][admitted].sum()) / prompt_tokens
+            if prompt_tokens
+            else None,
+            ttft_p50_s=p50_s,
+            ttft_p99_s=p99_s,
+        )
 
-    def columns(self, warmup_s: float, ideal_cached_tokens: npt.NDArray[np.int64]) -> dict[str, Any]:
+    def columns(self, warmup_s: float) -> dict[str, Any]:
         """The base columns, as :func:`harness.metrics.schema.complete_requests` takes them."""
         trace, counts = self._trace, self._counts
         return {
@@ -98,7 +114,6 @@ class RequestLog:
             "max_tokens": trace.max_tokens,
             **counts,
             "cached_gpu_tokens": counts["cached_tokens"],
-            "ideal_cached_tokens": ideal_cached_tokens,
             "priority": trace.priority,
             "deadline_s": trace.deadline_s,
             "status": self._status,

@@ -22,7 +22,9 @@ class TokenLog:
 
     def __init__(self) -> None:
         self._times = array("d")  # by decode step
-        self._spans: dict[int, list[int]] = {}  # request id -> first, end, first, end, ... (end open while it decodes)
+        self._spans: dict[
+            int, list[int]
+        ] = {}  # request id -> first, end, first, end, ... (end open while it decodes)
         self._prefilled: dict[int, list[float]] = {}  # request id -> times of tokens that a prefill sampled
         self._pooled_first = array("q")  # shared gaps of ended requests end with steps first ... end - 1
         self._pooled_end = array("q")
@@ -108,7 +110,9 @@ class TokenLog:
 
     def _broken_gaps(self, spans: list[int], lone: list[float], wanted: int, pool: bool) -> FloatArray:
         """Gaps of a request whose tokens are not one run of steps: it was preempted, or sat steps out."""
-        steps = np.concatenate([np.arange(a, b) for a, b in zip(spans[::2], spans[1::2], strict=True)] or [[]])
+        steps = np.concatenate(
+            [np.arange(a, b) for a, b in zip(spans[::2], spans[1::2], strict=True)] or [[]]
+        )
         steps = steps[:wanted].astype(np.int64)
         decoded = self._view(steps[0], steps[-1] + 1)[steps - steps[0]] if len(steps) else np.empty(0)
         times = np.concatenate([np.array(lone), decoded])

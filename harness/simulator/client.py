@@ -25,6 +25,7 @@ class Client:
 
     Attributes:
         finished: An event for the end of the last request.
+        output_tokens: Tokens of the requests that have ended.
 
     Args:
         env: The clock.
@@ -55,6 +56,7 @@ class Client:
         self._tokens = tokens
         self._costs = costs
         self.finished = env.event()
+        self.output_tokens = 0
         row_of = {request_id: row for row, request_id in enumerate(trace.request_id.tolist())}
         parents = trace.parent_id.tolist()
         self._followers: dict[int, list[int]] = {}
@@ -96,6 +98,7 @@ class Client:
         )
         times = log.times
         times["itl_p50_s"][row], times["itl_p99_s"][row], times["itl_max_s"][row] = itl
+        self.output_tokens += sequence.output_tokens
         self._count(row, sequence)
         log.end(row, "ok", sequence.finish_reason)
         self._next(row, time_s)

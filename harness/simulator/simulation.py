@@ -10,6 +10,7 @@ from harness.cost.shape import CostModel
 from harness.metrics.request_log import RequestLog
 from harness.metrics.step_log import StepLog
 from harness.metrics.token_log import TokenLog
+from harness.progress import Progress
 from harness.simulator.client import Client
 from harness.simulator.engine import EngineOptions, ModelledEngine, SchedulerCosts
 from harness.simulator.environment import Environment, Mailbox
@@ -95,22 +96,34 @@ class Simulation:
         env.process(detokenizer(env, detokenizing, sending, self.requests, server.hops))
         env.process(api_sender(env, sending, self.requests, self.tokens, server.hops, client.row_ended))
         env.process(client.run())
-        self._finished = client.finished
+        self._client = client
+        self._worker = worker
 
-    def run(self, watch: Callable[[Simulation], None], every_s: float = 0.1) -> None:
+    def run(self, watch: Callable[[Simulation], bool], every_s: float = 0.1) -> bool:
         """Run to the end of the last request.
 
         Args:
-            watch: Called about every ``every_s`` seconds of wall-clock time.
+            watch: Called about every ``every_s`` seconds of wall-clock time; says whether to go on.
             every_s: See ``watch``.
+
+        Returns:
+            Whether every request ended.
         """
-        env, finished = self.env, self._finished
+        env, finished = self.env, self._client.finished
         due = time.monotonic() + every_s
         while not finished.processed:
             for _ in range(_SLICE_EVENTS):
                 env.step()
                 if finished.processed:
-                    break
+                    return True
             if time.monotonic() >= due:
-                watch(self)
+                if not watch(self):
+                    for row, sequence in self._worker.unfinished():
+                        self._client.leave(row, sequence)
+                    return False
                 due = time.monotonic() + every_s
+        return True
+
+    def progress(self) -> Progress:
+        """A look at the run under way."""
+        return self.requests.progress(self.env.now, self._client.output_tokens)

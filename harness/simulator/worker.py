@@ -77,6 +77,10 @@ class Worker:
         self._rows[arrived.sequence.request_id] = arrived.row
         self.inbox.put(Arrive(arrived.sequence))
 
+    def unfinished(self) -> list[tuple[int, Sequence]]:
+        """Row and sequence of every request in the scheduler."""
+        return [(self._rows[sequence.request_id], sequence) for sequence in self._scheduler.unfinished()]
+
     def run(self) -> Process:
         """The SimPy process."""
         loop = serve(self._scheduler, overlap=self._engine.overlap)

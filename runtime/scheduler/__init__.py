@@ -1,7 +1,7 @@
 """The scheduler core: plain Python and NumPy, the same in the simulator and on the GPUs."""
 
 from runtime.scheduler.batch import Batch, Chunk, DecodeRun, Snapshot, StepOutputs
-from runtime.scheduler.config import SchedulerConfig
+from runtime.scheduler.config import LimitError, SchedulerConfig
 from runtime.scheduler.leap import LeapingScheduler
 from runtime.scheduler.scheduler import RequestRejectedError, Scheduler
 from runtime.scheduler.sequence import Sequence, State
@@ -11,6 +11,7 @@ __all__ = [
     "Chunk",
     "DecodeRun",
     "LeapingScheduler",
+    "LimitError",
     "RequestRejectedError",
     "Scheduler",
     "SchedulerConfig",

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class LimitError(ValueError):
+    """A size that a server cannot have; the message names the knob."""
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """Sizes of the server.
@@ -16,7 +20,7 @@ class SchedulerConfig:
         max_context: The longest sequence, prompt and output tokens together.
 
     Raises:
-        ValueError: A size is not positive.
+        LimitError: A size is not positive.
     """
 
     pages: int
@@ -27,7 +31,7 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         for name in ("pages", "page_size", "max_running", "max_context"):
             if getattr(self, name) < 1:
-                raise ValueError(f"engine.{name}={getattr(self, name)}: at least 1")
+                raise LimitError(f"engine.{name}={getattr(self, name)}: at least 1")
 
     @property
     def max_row_pages(self) -> int:

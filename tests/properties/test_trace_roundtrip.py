@@ -87,6 +87,14 @@ def test_our_own_schema_loses_nothing(tmp_path, trace, ending):
     assert read(path).equals(trace)
 
 
+def test_a_name_may_hold_what_python_takes_for_a_line_end(tmp_path):
+    hostile = "a\u2028b\x85c\nd\re"
+    trace = Trace.build(hostile, arrival_s=[0.0], prompt_tokens=[5], output_tokens=[1], notes=(hostile,))
+    for ending in ENDINGS:
+        write(trace, tmp_path / f"t.{ending}")
+        assert read(tmp_path / f"t.{ending}").equals(trace), ending
+
+
 @given(trace=traces(), seed=st.integers(0, 3), data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_whatever_is_dropped_the_rest_stays_valid(trace, seed, data):

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces.errors import TraceError
-from traces.generate import Distribution, Workload, generate
+from traces.generate import Distribution, SyntheticWorkload, generate
 from traces.schema import NONE, Trace
 
 MANY = 20_000
-SESSIONS = Workload(
+SESSIONS = SyntheticWorkload(
     requests=3000,
     rate=5,
     turns=Distribution("geometric", mean=3, high=12),
@@ -41,33 +41,33 @@ def test_the_same_seed_gives_the_same_trace_and_another_a_different_one() -> Non
 @pytest.mark.parametrize(
     ("workload", "cv"),
     [
-        (Workload(requests=MANY, rate=8), 1.0),
-        (Workload(requests=MANY, rate=8, arrivals="gamma", burstiness=1.0), 1.0),
-        (Workload(requests=MANY, rate=8, arrivals="gamma", burstiness=0.25), 2.0),
-        (Workload(requests=MANY, rate=8, arrivals="gamma", burstiness=4.0), 0.5),
-        (Workload(requests=MANY, rate=8, arrivals="constant"), 0.0),
+        (SyntheticWorkload(requests=MANY, rate=8), 1.0),
+        (SyntheticWorkload(requests=MANY, rate=8, arrivals="gamma", burstiness=1.0), 1.0),
+        (SyntheticWorkload(requests=MANY, rate=8, arrivals="gamma", burstiness=0.25), 2.0),
+        (SyntheticWorkload(requests=MANY, rate=8, arrivals="gamma", burstiness=4.0), 0.5),
+        (SyntheticWorkload(requests=MANY, rate=8, arrivals="constant"), 0.0),
     ],
 )
-def test_arrivals_have_the_rate_and_the_burstiness(workload: Workload, cv: float) -> None:
+def test_arrivals_have_the_rate_and_the_burstiness(workload: SyntheticWorkload, cv: float) -> None:
     between = gaps(generate(workload))
     assert between.mean() == pytest.approx(1 / 8, rel=0.05)
     assert between.std() / between.mean() == pytest.approx(cv, rel=0.05, abs=1e-4)
 
 
 def test_all_at_once() -> None:
-    assert generate(Workload(requests=50, arrivals="all_at_once")).arrival_s.tolist() == [0.0] * 50
+    assert generate(SyntheticWorkload(requests=50, arrivals="all_at_once")).arrival_s.tolist() == [0.0] * 50
 
 
 def test_a_ramp_goes_from_one_rate_to_the_other() -> None:
     """From 2 to 10 requests a second over n / 6 seconds."""
-    arrival = generate(Workload(requests=MANY, rate=2, rate_end=10)).arrival_s
+    arrival = generate(SyntheticWorkload(requests=MANY, rate=2, rate_end=10)).arrival_s
     length = MANY / 6
     counts, _ = np.histogram(arrival, bins=4, range=(0, length))
     assert counts / (length / 4) == pytest.approx([3, 5, 7, 9], rel=0.05)
 
 
 def test_a_ramp_without_a_slope_is_the_steady_rate() -> None:
-    steady, ramp = Workload(rate=3), Workload(rate=3, rate_end=3)
+    steady, ramp = SyntheticWorkload(rate=3), SyntheticWorkload(rate=3, rate_end=3)
     assert np.array_equal(generate(steady).arrival_s, generate(ramp).arrival_s)
 
 
@@ -88,7 +88,7 @@ def test_a_closed_loop_never_has_more_sessions_open_than_users() -> None:
 
 
 def test_fewer_sessions_than_users() -> None:
-    trace = generate(Workload(requests=3, arrivals="closed_loop", concurrency=10))
+    trace = generate(SyntheticWorkload(requests=3, arrivals="closed_loop", concurrency=10))
     assert trace.parent_id.tolist() == [NONE] * 3
 
 
@@ -104,27 +104,27 @@ def test_fewer_sessions_than_users() -> None:
     ],
 )
 def test_lengths_have_the_moments_asked_for(wanted: Distribution, mean: float, cv: float) -> None:
-    trace = generate(Workload(requests=100_000, input=wanted, output=wanted))
+    trace = generate(SyntheticWorkload(requests=100_000, input=wanted, output=wanted))
     for tokens in (trace.prompt_tokens, trace.output_tokens):
         assert tokens.mean() == pytest.approx(mean, rel=0.02)
         assert tokens.std() / tokens.mean() == pytest.approx(cv, rel=0.05, abs=1e-9)
 
 
 def test_input_and_output_lengths_are_independent() -> None:
-    trace = generate(Workload(requests=MANY))
+    trace = generate(SyntheticWorkload(requests=MANY))
     assert abs(np.corrcoef(trace.prompt_tokens, trace.output_tokens)[0, 1]) < 0.03
 
 
 def test_limits_hold() -> None:
     tokens = generate(
-        Workload(input=Distribution("lognormal", mean=100, cv=3, low=50, high=200))
+        SyntheticWorkload(input=Distribution("lognormal", mean=100, cv=3, low=50, high=200))
     ).prompt_tokens
     assert (tokens.min(), tokens.max()) == (50, 200)
 
 
 def test_empirical_lengths_are_pairs_of_the_other_trace() -> None:
-    other = generate(Workload(requests=40, input=Distribution("uniform", low=1, high=10**6)))
-    trace = generate(Workload(requests=2000), lengths_from=other)
+    other = generate(SyntheticWorkload(requests=40, input=Distribution("uniform", low=1, high=10**6)))
+    trace = generate(SyntheticWorkload(requests=2000), lengths_from=other)
     pairs = set(zip(other.prompt_tokens.tolist(), other.output_tokens.tolist(), strict=True))
     assert set(zip(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), strict=True)) == pairs
 
@@ -163,7 +163,7 @@ def test_requests_are_exactly_as_many_as_asked_and_rate_counts_all_turns() -> No
 
 
 def test_system_prompts_are_as_popular_as_zipf_says() -> None:
-    trace = generate(Workload(requests=MANY, prefixes=4, prefix_skew=1.0))
+    trace = generate(SyntheticWorkload(requests=MANY, prefixes=4, prefix_skew=1.0))
     share = np.bincount(trace.block_id[trace.block_start[:-1]], minlength=4) / MANY
     assert share == pytest.approx(np.array([1, 1 / 2, 1 / 3, 1 / 4]) / (25 / 12), rel=0.05)
 
@@ -181,7 +181,7 @@ def test_system_prompts_are_as_popular_as_zipf_says() -> None:
     ],
 )
 def test_changing_one_knob_never_shifts_the_others(knobs: dict[str, object], moves: set[str]) -> None:
-    def seen(workload: Workload) -> dict[str, np.ndarray]:
+    def seen(workload: SyntheticWorkload) -> dict[str, np.ndarray]:
         trace = generate(workload)
         order = np.lexsort((trace.turn, trace.session_id))
         last = trace.block_start[1:] - 1
@@ -214,7 +214,7 @@ def test_changing_one_knob_never_shifts_the_others(knobs: dict[str, object], mov
 )
 def test_a_bad_knob_is_named(knobs: dict[str, object], said: str) -> None:
     with pytest.raises(TraceError, match=said):
-        Workload(**knobs)  # type: ignore[arg-type]
+        SyntheticWorkload(**knobs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_any_workload_is_a_valid_trace(
     requests: int, arrivals: str, turns: int, prefixes: int, users: int, rate_end: float | None
 ) -> None:
     trace = generate(
-        Workload(
+        SyntheticWorkload(
             requests=requests,
             arrivals=arrivals,  # type: ignore[arg-type]
             turns=Distribution("uniform", low=1, high=turns),

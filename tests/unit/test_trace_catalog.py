@@ -227,10 +227,12 @@ def test_unknown_name():
 
 def test_the_real_files_are_the_catalogues():
     checked = 0
-    for item in catalog.catalog().values():
+    for name, item in catalog.catalog().items():
         for file in item.files:
             if (REAL / file.path).exists():
                 assert hashlib.sha256((REAL / file.path).read_bytes()).hexdigest() == file.sha256
                 checked += 1
+        if all((REAL / file.path).exists() for file in item.files):
+            assert catalog.find(name, [REAL]) == REAL / item.path
     if not checked:
         pytest.skip(f"no real trace is under {REAL} (set SERVETWIN_TRACES)")

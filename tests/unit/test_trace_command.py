@@ -13,7 +13,7 @@ from harness.commands import trace as command
 from harness.commands.trace import main
 from traces import catalog
 from traces.errors import TraceError
-from traces.generate import Distribution, Workload, generate
+from traces.generate import Distribution, SyntheticWorkload, generate
 from traces.load import bundled, load, locate
 from traces.readers import read
 from traces.schema import Trace
@@ -26,7 +26,7 @@ BUNDLED = Path(__file__).parents[2] / "traces" / "bundled"
 def made(tmp_path: Path) -> tuple[Trace, str]:
     """A trace with prefixes and sessions, and the file it is in."""
     trace = generate(
-        Workload(requests=300, rate=3, turns=Distribution("geometric", 3), prefixes=4), name="made"
+        SyntheticWorkload(requests=300, rate=3, turns=Distribution("geometric", 3), prefixes=4), name="made"
     )
     path = tmp_path / "made.jsonl"
     write(trace, path)
@@ -60,7 +60,7 @@ def test_stats_draws_a_plot(made: tuple[Trace, str], tmp_path: Path, suffix: str
 def test_stats_of_a_trace_without_prefixes_or_rate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arrivals: str
 ) -> None:
-    trace = generate(Workload(requests=3, arrivals=arrivals))  # type: ignore[arg-type]
+    trace = generate(SyntheticWorkload(requests=3, arrivals=arrivals))  # type: ignore[arg-type]
     plain = Trace.build(
         "plain",
         arrival_s=trace.arrival_s,
@@ -104,7 +104,7 @@ def test_every_change_can_be_asked_for(made: tuple[Trace, str], tmp_path: Path, 
 
 
 def test_generate_takes_every_knob_from_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    want = Workload(
+    want = SyntheticWorkload(
         requests=50,
         arrivals="gamma",
         rate=3.5,
@@ -120,10 +120,10 @@ def test_generate_takes_every_knob_from_a_flag(tmp_path: Path, capsys: pytest.Ca
         prefix_skew=0.7,
         seed=11,
     )
-    assert all(getattr(want, knob.name) != knob.default for knob in fields(Workload))
+    assert all(getattr(want, knob.name) != knob.default for knob in fields(SyntheticWorkload))
     flags = [
         part
-        for knob in fields(Workload)
+        for knob in fields(SyntheticWorkload)
         for part in ("--" + knob.name.replace("_", "-"), str(getattr(want, knob.name)))
     ]
     assert main(["generate", str(tmp_path / "x.jsonl"), "--name", "mine", *flags]) == 0

@@ -340,6 +340,8 @@ def test_servegen(tmp_path):
     assert len(busier) == pytest.approx(4 * len(trace), rel=0.06)
     later = read(folder, start_s=600.0, duration_s=600.0)
     assert later.arrival_s[0] < 30.0
+    with pytest.raises(TraceError, match=r"rate_scale makes 2e\+06 requests/s of a client"):
+        read(folder, start_s=600.0, rate_scale=1e6)
     with pytest.raises(TraceError, match="no request from 0 s for 600 s"):
         read(folder, duration_s=600.0)
 
@@ -439,7 +441,7 @@ NATIVE = '{"servetwin_trace":1,"block_size":4}\n' + NATIVE_ROW
             "version https://git-lfs.github.com/spec/v1\noid sha256:4\nsize 9\n",
             "is a Git LFS pointer, not the data: fetch",
         ),
-        ("hello\n", "no known trace format .* starts with 'hello'"),
+        ("hello\n", "no known trace format .*: it starts with 'hello'"),
         (GOOD + "\n{\n", "line 2: bad JSON"),
         (GOOD + "\n\n" + GOOD[:-1] + "\n", "line 3: bad JSON"),
         (json.dumps(mooncake(timestamp=float("nan"))), "line 1: bad JSON: NaN is not a JSON number"),

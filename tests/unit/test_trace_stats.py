@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces.generate import Distribution, Workload, generate
+from traces.generate import Distribution, SyntheticWorkload, generate
 from traces.paths import find_paths
 from traces.prompts import PromptMaker
 from traces.schema import Blocks, Trace, offsets
@@ -128,7 +128,7 @@ def test_paths_are_the_distinct_prefixes(prompts: list[list[int]]) -> None:
 
 
 def test_lengths_rate_and_burstiness() -> None:
-    trace = generate(Workload(requests=5000, rate=4, arrivals="gamma", burstiness=0.25))
+    trace = generate(SyntheticWorkload(requests=5000, rate=4, arrivals="gamma", burstiness=0.25))
     stats = describe(trace)
     assert stats.requests == 5000
     assert stats.rate == pytest.approx(4, rel=0.1)
@@ -141,7 +141,7 @@ def test_lengths_rate_and_burstiness() -> None:
 
 def test_sessions_and_followups_of_a_generated_trace() -> None:
     """Every later turn goes on from an answer; nothing else does."""
-    trace = generate(Workload(requests=2000, turns=Distribution("geometric", mean=3), prefixes=5))
+    trace = generate(SyntheticWorkload(requests=2000, turns=Distribution("geometric", mean=3), prefixes=5))
     stats = describe(trace)
     later = int((trace.turn > 0).sum())
     assert (stats.followups, stats.chained) == (later, later)
@@ -153,7 +153,7 @@ def test_sessions_and_followups_of_a_generated_trace() -> None:
 
 
 def test_one_request_and_all_at_once_have_no_rate() -> None:
-    for trace in (make_trace([[(1, 4)]]), generate(Workload(requests=9, arrivals="all_at_once"))):
+    for trace in (make_trace([[(1, 4)]]), generate(SyntheticWorkload(requests=9, arrivals="all_at_once"))):
         stats = describe(trace)
         assert np.isnan(stats.rate)
         assert np.isnan(stats.burstiness_cv)

@@ -98,8 +98,5 @@ def recognise(source: Source) -> str:
     for name, candidate in FORMATS.items():
         if candidate.recognise(source):
             return name
-    first = source.first_line[:80]
-    raise TraceError(
-        f"{source.path} is in no known trace format ({', '.join(FORMATS)}): it starts with {first!r}; "
-        "name the format if it is one of these"
-    )
+    found = "holds no sessions or clients" if source.is_folder else f"starts with {source.first_line[:80]!r}"
+    raise TraceError(f"{source.path} is in no known trace format ({', '.join(FORMATS)}): it {found}")

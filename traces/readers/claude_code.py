@@ -155,8 +155,11 @@ class _Chain:
             count = len(request.hash_ids)
             self._check(request, here, arrival, rows.times[2 * parent] if parent != NONE else 0.0)
             think = request.think_time if request.think_time is not None and index else arrival - parent_end
-            rows.ids.extend(0, f"{here}.hash_ids", [self.base + word for word in request.hash_ids])
-            rows.numbers.extend((self.session, parent, request.prompt, request.output, count))
+            try:
+                rows.ids.append([self.base + word for word in request.hash_ids])
+                rows.numbers.extend((self.session, parent, request.prompt, request.output, count))
+            except OverflowError:
+                raise TraceError(f"{self.file.path}, {here}: a number does not fit 64 bits") from None
             rows.times.extend((arrival, 0.0 if parent == NONE else max(think, 0.0)))
             parent = len(rows) - 1
             parent_end = arrival + (request.api_time or 0.0)

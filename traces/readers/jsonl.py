@@ -78,6 +78,17 @@ class IdColumn:
         Raises:
             TraceError: One needs more than 64 bits.
         """
+        try:
+            self.append(ids)
+        except OverflowError as error:
+            raise self._source.error(line, f"{field} has {error}, expected an id of 64 bits") from None
+
+    def append(self, ids: list[int]) -> None:
+        """Append ids.
+
+        Raises:
+            OverflowError: One needs more than 64 bits: that one.
+        """
         length = len(self._words)
         try:
             self._words.extend(ids)
@@ -85,7 +96,7 @@ class IdColumn:
             del self._words[length:]
             for word in ids:
                 if not -(1 << 63) <= word < 1 << 64:
-                    raise self._source.error(line, f"{field} has {word}, expected an id of 64 bits") from None
+                    raise OverflowError(word) from None
                 self._words.append(word - (1 << 64) if word >= 1 << 63 else word)
 
     def highest(self, first: int) -> int:

@@ -10,7 +10,7 @@ What belongs to no request (the name, the block size, the notes) is a first JSON
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -56,7 +56,7 @@ class Header(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     servetwin_trace: int = 1
     name: str = ""
-    block_size: int = 0
+    block_size: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] = 0
     has_blocks: bool | None = None
     notes: tuple[str, ...] = ()
 

@@ -8,6 +8,7 @@ Xiang et al., ServeGen, NSDI 2026.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 _TRACE_FILE = re.compile(r"^chunk-(\d+)-trace\.csv(\.gz)?$")
 _COLUMNS = ("start", "rate", "cv", "pattern", "shape", "scale")
-_PATTERNS = ("Gamma", "Weibull")
+MIN_SHAPE = {"Gamma": 0.001, "Weibull": 0.1}  # below, nearly all gaps are nothing and a few are endless
+MAX_RATE = 1e5  # requests/s
 
 
 class _Lengths(msgspec.Struct):
@@ -74,8 +76,9 @@ def read(
     Raises:
         TraceError: A file is wrong, or the window holds no request.
     """
-    if not duration_s > 0 or not rate_scale > 0:
-        raise TraceError(f"duration_s is {duration_s} and rate_scale is {rate_scale}, expected more than 0")
+    for name, value in (("duration_s", duration_s), ("rate_scale", rate_scale)):
+        if not 0 < value < float("inf"):
+            raise TraceError(f"{name} is {value}, expected a finite number of more than 0")
     arrivals, prompts, outputs, tenants = [], [], [], []
     for file in source.members("-trace.csv"):
         match = _TRACE_FILE.match(file.path.name)
@@ -84,12 +87,12 @@ def read(
         client = int(match[1])
         rng = np.random.default_rng([seed, client])
         lengths = _read_lengths(source, client)
-        for begin, end, shape, scale, pattern in _windows(file, start_s, start_s + duration_s):
+        for begin, end, rate, pattern, shape in _windows(file, start_s, start_s + duration_s):
             known = [window for window in lengths if window <= begin]
             if not known:
                 continue
             prompt, output = lengths[known[-1]]
-            times = begin + _renewals(rng, pattern, shape, scale / rate_scale, end - begin)
+            times = begin + _renewals(rng, pattern, shape, rate * rate_scale, end - begin)
             arrivals.append(times - start_s)
             prompts.append(prompt.draw(rng, len(times)))
             outputs.append(output.draw(rng, len(times)))
@@ -113,32 +116,39 @@ def read(
     )
 
 
-def _windows(file: Source, start_s: float, end_s: float) -> list[tuple[float, float, float, float, str]]:
-    """Begin, end, shape, scale and pattern of each window in which the client is active."""
-    table = columns(
-        file,
-        {"start": "float", "rate": "float", "pattern": "text", "shape": "float", "scale": "float"},
-        header=_COLUMNS,
-    )
-    begins, shapes, scales, patterns = (table[name] for name in ("start", "shape", "scale", "pattern"))
+def _windows(file: Source, start_s: float, end_s: float) -> list[tuple[float, float, float, str, float]]:
+    """Begin, end, rate, pattern and shape of each window in which the client is active."""
+    table = columns(file, {"start": "float", "rate": "float", "pattern": "text", "shape": "float"}, _COLUMNS)
+    begins, rates, patterns, shapes = (table[name] for name in ("start", "rate", "pattern", "shape"))
+    idle = patterns == ""
     file.require(np.append(True, np.diff(begins) > 0), "start", begins, "later than the line before")
-    active = patterns != ""
-    file.require(~active | np.isin(patterns, _PATTERNS), "pattern", patterns, " or ".join(_PATTERNS))
-    file.require(~active | ((shapes > 0) & np.isfinite(shapes)), "shape", shapes, "more than 0")
-    file.require(~active | ((scales > 0) & np.isfinite(scales)), "scale", scales, "more than 0")
+    file.require(idle | np.isin(patterns, list(MIN_SHAPE)), "pattern", patterns, " or ".join(MIN_SHAPE))
+    file.require(idle | ((rates > 0) & (rates <= MAX_RATE)), "rate", rates, f"up to {MAX_RATE:g} requests/s")
+    least = np.where(patterns == "Gamma", MIN_SHAPE["Gamma"], MIN_SHAPE["Weibull"])
+    file.require(
+        idle | ((shapes >= least) & np.isfinite(shapes)), "shape", shapes, f"one of {MIN_SHAPE} or more"
+    )
     last = begins[-1] + (begins[-1] - begins[-2] if len(begins) > 1 else np.inf)
     ends = np.append(begins[1:], last).clip(max=end_s)
-    rows = np.flatnonzero(active & (ends > start_s) & (begins < end_s))
-    return [(max(begins[r], start_s), ends[r], shapes[r], scales[r], patterns[r]) for r in rows]
+    rows = np.flatnonzero(~idle & (ends > start_s) & (begins < end_s))
+    return [(max(begins[row], start_s), ends[row], rates[row], patterns[row], shapes[row]) for row in rows]
 
 
-def _renewals(rng: np.random.Generator, pattern: str, shape: float, scale: float, span: float) -> FloatArray:
-    """Arrival times of a renewal process in ``[0, span)``, seconds."""
+def _renewals(rng: np.random.Generator, pattern: str, shape: float, rate: float, span: float) -> FloatArray:
+    """Arrival times of a renewal process in ``[0, span)``, seconds.
+
+    The rate sets the mean gap; the fitted scale, which would give it but for the fit's error, is not used.
+    """
+    if rate > MAX_RATE:
+        raise TraceError(f"rate_scale makes {rate:g} requests/s of a client, expected {MAX_RATE:g} at most")
     times = np.empty(0)
     while not len(times) or times[-1] < span:
-        count = max(64, int(span / scale))
-        gaps = scale * (rng.standard_gamma(shape, count) if pattern == "Gamma" else rng.weibull(shape, count))
-        times = np.concatenate((times, np.cumsum(gaps) + (times[-1] if len(times) else 0.0)))
+        count = 64 + int(span * rate)
+        if pattern == "Gamma":
+            gaps = rng.standard_gamma(shape, count) / shape
+        else:
+            gaps = rng.weibull(shape, count) / math.gamma(1.0 + 1.0 / shape)
+        times = np.concatenate((times, np.cumsum(gaps / rate) + (times[-1] if len(times) else 0.0)))
     return times[times < span]
 
 

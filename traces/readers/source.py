@@ -106,7 +106,8 @@ class Source:
 
     def csv_fields(self, skip: int = 0) -> tuple[str, ...]:
         """The cells of the first line that is not blank, after ``skip`` others."""
-        lines = (line for line in self.head.decode("utf-8", errors="replace").splitlines() if line.strip())
+        text = self.head.decode("utf-8", errors="replace")  # split at \n only: a note may hold any other
+        lines = (line.rstrip("\r") for line in text.split("\n") if line.strip())
         return tuple(cell.strip("\ufeff ") for cell in next(csv.reader(islice(lines, skip, None)), []))
 
     def stream(self) -> io.BufferedIOBase:

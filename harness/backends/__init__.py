@@ -1,0 +1,1 @@
+"""The worlds that a workload is replayed in, one file each."""

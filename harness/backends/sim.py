@@ -1,0 +1,98 @@
+"""The simulated server."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from harness.config import ConfigError, ExperimentConfig
+from harness.cost.memory import kv_capacity
+from harness.cost.roofline import build_roofline
+from harness.metrics.schema import NULL
+from harness.progress import Progress
+from harness.record import RunRecord
+from harness.simulator.engine import EngineOptions, SchedulerCosts
+from harness.simulator.frontend import HopCosts
+from harness.simulator.simulation import ServerModel, Simulation
+from harness.workload import Workload
+from policies import build_policy
+from runtime.scheduler import SchedulerConfig
+from traces.stats import ideal_cached_tokens
+
+Costs = TypeVar("Costs", SchedulerCosts, HopCosts)
+
+
+def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Progress], bool]) -> RunRecord:
+    """Replay a workload through the simulated server.
+
+    Args:
+        config: What to simulate.
+        workload: What to replay.
+        progress: Told how far it is, several times a second; says whether to go on.
+
+    Raises:
+        ValueError: A knob is wrong, or the model does not fit.
+    """
+    server = server_model(config)
+    simulation = Simulation(workload, server, build_policy(config.policy))
+    complete = simulation.run(lambda now: progress(now.progress()))
+    requests = simulation.requests.columns(workload.warmup_s)
+    scheduled_s = requests["scheduled_s"]
+    ideal = ideal_cached_tokens(workload.trace, np.argsort(scheduled_s, kind="stable"))
+    requests["ideal_cached_tokens"] = np.where(np.isnan(scheduled_s), NULL, ideal)
+    return RunRecord(
+        requests=requests,
+        steps=simulation.steps.columns(),
+        decisions=simulation.steps.decisions(),
+        gaps=simulation.tokens.gaps(),
+        complete=complete,
+        server=dataclasses.asdict(server.scheduler),
+    )
+
+
+def server_model(config: ExperimentConfig) -> ServerModel:
+    """What the configuration says is simulated.
+
+    Raises:
+        ValueError: A knob is wrong, or the model does not fit.
+    """
+    engine = config.engine
+    cost = build_roofline(config.model, config.hardware, config.tp, config.cost)
+    memory = kv_capacity(
+        cost.model,
+        cost.hardware,
+        tp=config.tp,
+        weight_dtype=cost.weight_dtype,
+        kv_dtype=cost.kv_dtype,
+        memory_fraction=engine.memory_fraction,
+        workspace_bytes=engine.workspace_bytes,
+        page_size=engine.page_size,
+        pages=engine.pages,
+    )
+    context = cost.model.max_position_embeddings if engine.max_context is None else engine.max_context
+    settings = dict(config.backend)
+    return ServerModel(
+        scheduler=SchedulerConfig(memory.pages, engine.page_size, engine.max_running, context),
+        options=EngineOptions(engine.overlap, engine.cuda_graph, engine.max_running),
+        cost=cost,
+        loop=_costs(SchedulerCosts, "backend.loop", settings.get("loop") or {}),
+        hops=_costs(HopCosts, "backend.hops", settings.get("hops") or {}),
+        vocab_size=cost.model.vocab_size,
+        leap=bool(settings.get("leap", True)),
+    )
+
+
+def _costs(kind: type[Costs], knob: str, values: Mapping[str, Any]) -> Costs:
+    names = [field.name for field in dataclasses.fields(kind)]
+    for name, value in values.items():
+        if name not in names:
+            raise ConfigError(f"{knob}.{name}: no such cost; choose from {', '.join(names)}")
+        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ConfigError(f"{knob}.{name}={value}: expected a number, not negative")
+    costs = kind(**values)
+    if isinstance(costs, HopCosts) and costs.tokenizers < 1:
+        raise ConfigError(f"{knob}.tokenizers={costs.tokenizers}: at least 1")
+    return costs

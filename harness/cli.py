@@ -1,0 +1,86 @@
+"""The command line: ``python -m harness COMMAND`` or ``harness COMMAND``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+_COMMANDS = {
+    "run": ("harness.run", "replay a trace through a backend"),
+    "compare": ("harness.commands.compare", "differences between runs, with intervals"),
+    "trace": ("harness.commands.trace", "look at, convert, generate and fetch traces"),
+    "bench": ("harness.commands.bench", "how fast the simulator is, and where its time goes"),
+}
+
+_HELP = """\
+ServeTwin replays a request trace through an LLM server, or through its simulated twin, and measures both alike.
+
+usage: harness COMMAND ...
+
+{commands}
+
+examples:
+  python -m harness run policy=radix tp=2
+  python -m harness run -m policy=radix,naive tp=1,2
+  python -m harness trace stats chat
+  python -m harness compare runs/A runs/B
+
+harness COMMAND --help says more. Tab completion in bash: eval "$(harness -sc install=bash)"
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The words after the program's name; without, those of this process.
+
+    Returns:
+        The exit code: 0, 1 failed, 2 the user's mistake, 3 finished but degraded, 130 interrupted.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    # A policy of the user's own is a module in the directory where the command is run.
+    if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.insert(0, "")
+    if words[:1] == ["-sc"]:
+        return _complete(words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print(_help())
+        return 0
+    if words[0] not in _COMMANDS:
+        print(  # noqa: T201
+            f"error: {words[0]!r} is no command; choose from {', '.join(_COMMANDS)}", file=sys.stderr
+        )
+        return 2
+    command = import_module(_COMMANDS[words[0]][0])
+    try:
+        code: int = command.main(words[1:])
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as end:  # argparse
+        return end.code if isinstance(end.code, int) else 0
+    return code
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<8} {meaning}" for name, (_, meaning) in _COMMANDS.items())
+    return _HELP.format(commands=commands)
+
+
+def _complete(words: list[str]) -> int:
+    """Bash completion: commands here, overrides of ``run`` by Hydra."""
+    line = os.environ.get("COMP_LINE", "").split(" ")
+    if words[1:] == ["query=bash"] and line[1:2] != ["run"]:
+        if len(line) == 2:
+            _print(" ".join(_COMMANDS))
+        return 0
+    if line[1:2] == ["run"]:
+        os.environ["COMP_LINE"] = " ".join([line[0], *line[2:]])
+    from harness.run import main as run
+
+    return run(words)
+
+
+def _print(text: str) -> None:
+    print(text)  # noqa: T201

@@ -1,0 +1,21 @@
+"""The errors that are a user's mistake: their message is all that is shown, and the exit code is 2."""
+
+from harness.config import ConfigError
+from harness.cost.errors import CostError
+from harness.metrics.files import RunError
+from harness.metrics.slo import SloError
+from harness.workload import WorkloadError
+from policies import PolicyError
+from runtime.scheduler import LimitError
+from traces.errors import TraceError
+
+USER_ERRORS = (
+    ConfigError,
+    CostError,
+    LimitError,
+    PolicyError,
+    RunError,
+    SloError,
+    TraceError,
+    WorkloadError,
+)

@@ -1,0 +1,167 @@
+"""One experiment: a trace, a policy and a backend, and the run directory that they leave."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from harness.config import ConfigError, ExperimentConfig, TraceConfig
+from harness.metrics import files, schema, summary
+from harness.metrics.slo import Slo, hold_to
+from harness.progress import Progress
+from harness.record import RunRecord
+from harness.workload import Workload
+from traces import transforms
+from traces.load import load
+from traces.schema import Trace
+
+_BACKENDS = {"sim": "harness.backends.sim"}
+_PACKAGES = ("servetwin", "numpy", "pandas", "pyarrow", "simpy", "hydra-core", "torch", "transformers")
+
+
+def load_trace(config: TraceConfig) -> Trace:
+    """The trace that a configuration asks for, transformed as it says.
+
+    Raises:
+        ValueError: There is none, it cannot be read, or a knob is wrong.
+    """
+    if config.generate is not None and config.path is None:
+        trace = _generated(config.generate)
+    else:
+        options = {} if config.format is None else {"format": config.format}
+        trace = load(config.path or config.name, **options)
+    if config.start_s is not None or config.end_s is not None:
+        trace = transforms.window(trace, config.start_s or 0.0, config.end_s or float("inf"))
+    if config.head is not None:
+        trace = transforms.head(trace, config.head)
+    if config.recover_sessions:
+        trace = transforms.recover_sessions(trace)
+    if config.sample is not None:
+        trace = transforms.sample(trace, config.sample, config.seed)
+    if config.thin is not None:
+        trace = transforms.thin(trace, config.thin, config.seed)
+    caps = (config.cap_prompt_tokens, config.cap_output_tokens, config.cap_total_tokens)
+    if any(cap is not None for cap in caps):
+        trace = transforms.cap_lengths(trace, *caps)
+    if config.rate is not None:
+        trace = transforms.at_rate(trace, config.rate)
+    if config.rate_scale is not None:
+        trace = transforms.scale_rate(trace, config.rate_scale)
+    if not len(trace):
+        raise ConfigError(
+            f"trace={trace.name}: no request is left of it; check trace.head, trace.sample and trace.start_s"
+        )
+    return trace
+
+
+def _generated(knobs: dict[str, Any]) -> Trace:
+    from traces.generate import Distribution, SyntheticWorkload, generate
+
+    given = dict(knobs)
+    lengths_from = given.pop("lengths_from", None)
+    known = {field.name: field for field in fields(SyntheticWorkload)}
+    for knob, value in given.items():
+        if knob not in known:
+            raise ConfigError(f"trace.generate.{knob}: no such knob; choose from {', '.join(known)}")
+        if isinstance(known[knob].default, Distribution):
+            given[knob] = Distribution.parse(str(value))
+    return generate(
+        SyntheticWorkload(**given), lengths_from=None if lengths_from is None else load(lengths_from)
+    )
+
+
+def replay(config: ExperimentConfig, trace: Trace, progress: Callable[[Progress], bool]) -> RunRecord:
+    """Replay a trace through the backend of the configuration.
+
+    Args:
+        config: What to run.
+        trace: What to replay.
+        progress: Told how far it is; says whether to go on.
+
+    Raises:
+        ValueError: A knob is wrong.
+    """
+    name = str(config.backend.get("name"))
+    if name not in _BACKENDS:
+        raise ConfigError(f"backend.name={name}: no such backend; choose from {', '.join(_BACKENDS)}")
+    workload = Workload.of(trace, **asdict(config.workload))
+    record: RunRecord = import_module(_BACKENDS[name]).replay(config, workload, progress)
+    return record
+
+
+def prepare_directory(run_dir: Path, config_yaml: str) -> None:
+    """Make a run directory and say in it what is run, before anything is.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(config_yaml)
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.run.dir={run_dir}: cannot be written ({error.strerror}); name another, e.g. hydra.run.dir=/tmp/run"
+        ) from None
+
+
+def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace) -> dict[str, Any]:
+    """Write the tables and the summary of a replay into its run directory.
+
+    Returns:
+        The summary.
+    """
+    requests = hold_to(schema.complete_requests(record.requests), slo)
+    steps = None if record.steps is None else schema.complete_steps(record.steps)
+    environment = describe_environment()
+    result = summary.summarize(
+        requests, steps=steps, gaps=record.gaps, slo=slo, environment=environment, complete=record.complete
+    )
+    result["server"] = record.server
+    result["trace"] = {"name": trace.name, "requests": len(trace), "notes": list(trace.notes)}
+    files.write_requests(run_dir, requests)
+    if steps is not None:
+        files.write_steps(run_dir, steps, record.decisions)
+    files.write_summary(run_dir, result)
+    (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+    return result
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, commit and hardware that a run was made with."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        said = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip() or None

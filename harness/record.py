@@ -1,0 +1,29 @@
+"""What a backend hands over when a replay has ended, whatever kind of server it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.metrics.schema import Decisions, Gaps
+
+
+@dataclass
+class RunRecord:
+    """One replay.
+
+    Attributes:
+        requests: Base columns of the request table.
+        steps: Base columns of the step table, or None where the server does not tell.
+        decisions: What each step ran, or None.
+        gaps: Gaps between tokens, pooled, or None.
+        complete: Whether every request ended; False after an interruption.
+        server: Facts about the server: pages, page size, limits.
+    """
+
+    requests: dict[str, Any]
+    steps: dict[str, Any] | None
+    decisions: Decisions | None
+    gaps: Gaps | None
+    complete: bool
+    server: dict[str, Any] = field(default_factory=dict)

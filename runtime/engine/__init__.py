@@ -1,0 +1,1 @@
+"""What runs a step: memory, inputs, forward pass, sampling. Importing this package does not import torch."""

@@ -1,0 +1,71 @@
+"""What the serving loop needs of an engine. No torch here: a modelled engine is one too."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from runtime.engine.params import SamplingParams
+from runtime.scheduler.batch import Batch
+
+TicketT = TypeVar("TicketT")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one sampled position, natural logarithm, before temperature, penalties and truncation.
+
+    Attributes:
+        logprob: Of the chosen token.
+        top_ids: The likeliest tokens, likeliest first.
+        top_logprobs: Theirs.
+    """
+
+    logprob: float
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step sampled.
+
+    Attributes:
+        tokens: The next token of each sequence of ``batch.sampled()``, in that order; None where the outputs of all of
+            them were foretold. It is what ``Scheduler.commit`` takes.
+        logprobs: For each of them, or None where its request did not ask; empty where none did.
+    """
+
+    tokens: list[int] | None
+    logprobs: list[TokenLogprobs | None]
+
+
+class Engine(ABC, Generic[TicketT]):
+    """Runs the steps that a scheduler plans, in the order they are launched."""
+
+    @abstractmethod
+    def admit(self, request_id: int, params: SamplingParams) -> None:
+        """A request came; it may be in a batch from now on. One that was never admitted is sampled greedily."""
+
+    @abstractmethod
+    def forget(self, request_id: int) -> None:
+        """A request has ended, and no batch will be launched that holds it; unknown ones are ignored."""
+
+    @abstractmethod
+    def launch(self, batch: Batch) -> TicketT:
+        """Begin a step, without waiting for it or for those before it.
+
+        The input token of a decode is the one that the step before sampled for its row, wherever that step stands.
+        """
+
+    @abstractmethod
+    def collect(self, ticket: TicketT) -> StepResult:
+        """Wait for a step to end; steps are collected in the order they were launched.
+
+        Raises:
+            Exception: Whatever the step died of.
+        """
+
+    def close(self) -> None:
+        """Release what the engine holds; steps launched are finished first."""
