@@ -1,0 +1,117 @@
+"""Collectives between the ranks of a tensor-parallel group, handed to whoever needs them."""
+
+from __future__ import annotations
+
+import datetime
+from abc import ABC, abstractmethod
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Communicator(ABC):
+    """One rank's end of a group. Every rank makes the same calls in the same order, from one thread.
+
+    Attributes:
+        rank: This one, from 0.
+        size: How many there are.
+    """
+
+    rank: int
+    size: int
+
+    @abstractmethod
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place where it can be; the result is what is returned."""
+
+    @abstractmethod
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """All ranks' tensors, of one shape, joined along the last dimension in the order of ranks."""
+
+    @abstractmethod
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """Rank ``source``'s tensor, in place."""
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class SingleCommunicator(Communicator):
+    """A group of one."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The tensor."""
+        return tensor
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensor."""
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """The tensor."""
+        del source
+        return tensor
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class TorchCommunicator(Communicator):
+    """A group over ``torch.distributed``, one process a rank: gloo for CPU, NCCL for GPUs.
+
+    Args:
+        rank: This one.
+        size: How many ranks.
+        backend: ``gloo`` or ``nccl``.
+        init_method: Where ranks meet: ``file:///path`` of a file that is not there yet, or ``tcp://127.0.0.1:port``.
+        timeout_s: A collective that takes longer fails: a rank is gone.
+    """
+
+    def __init__(
+        self, rank: int, size: int, *, backend: str, init_method: str, timeout_s: float = 600.0
+    ) -> None:
+        self.rank = rank
+        self.size = size
+        dist.init_process_group(
+            backend,
+            init_method=init_method,
+            rank=rank,
+            world_size=size,
+            timeout=datetime.timedelta(seconds=timeout_s),
+        )
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place."""
+        dist.all_reduce(tensor)
+        return tensor
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """All ranks' tensors, joined along the last dimension."""
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts, dim=-1)
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """Rank ``source``'s tensor, in place."""
+        dist.broadcast(tensor, src=source)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        dist.barrier()
+
+    def close(self) -> None:
+        """Leave the group."""
+        dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""The server's processes: API server, tokenizers, workers, detokenizer, and the launcher that watches them."""
