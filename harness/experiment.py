@@ -135,7 +135,7 @@ def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace) -> dict[str,
 
 def describe_environment() -> dict[str, Any]:
     """Versions, commit and hardware that a run was made with."""
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             packages[name] = version(name)

@@ -75,7 +75,7 @@ def _run(config: DictConfig) -> int:
     choices = HydraConfig.get().runtime.choices
     console.print(
         f"ServeTwin: trace [bold]{config.trace.path or config.trace.name}[/] through backend [bold]"
-        f"{choices.backend}[/], policy [bold]{choices.policy}[/], {config.model.name} on {config.tp}x "
+        f"{choices['backend']}[/], policy [bold]{choices['policy']}[/], {config.model.name} on {config.tp}x "
         f"{config.hardware.name}"
     )
     try:

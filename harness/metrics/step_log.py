@@ -12,34 +12,41 @@ from harness.metrics.schema import Decisions
 from runtime.scheduler import Batch, DecodeRun, Sequence
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
-_COLUMNS: dict[str, type] = {
-    "start_s": np.float64,
-    "duration_s": np.float64,
-    "prefill_tokens": np.int32,
-    "decode_tokens": np.int32,
-    "sequences": np.int32,
-    "padded_sequences": np.int32,
-    "graph": np.int8,
-    "waiting": np.int32,
-    "running": np.int32,
-    "pages_used": np.int64,
-    "pages_cached": np.int64,
-    "pages_free": np.int64,
-    "evicted_pages": np.int64,
-    "preempted": np.int32,
-    "cpu_schedule_s": np.float64,
-    "gpu_wait_s": np.float64,
-}
-_BLOCK = 16_384  # rows
+# What a record holds once for all of its steps, in this order.
+_SHARED = (
+    "steps",
+    "prefill_tokens",
+    "decode_tokens",
+    "sequences",
+    "padded_sequences",
+    "graph",
+    "waiting",
+    "running",
+    "pages_free",
+    "pages_cached",
+    "preempted",
+)
 
 
 class StepTiming(NamedTuple):
-    """What an engine knows of a step besides its batch; seconds, each a float or, for a run, (steps,) floats."""
+    """What an engine knows of a step besides its batch, seconds."""
 
-    start_s: float | FloatArray
-    duration_s: float | FloatArray
-    gpu_wait_s: float | FloatArray
+    start_s: float
+    duration_s: float
+    gpu_wait_s: float
+    cpu_schedule_s: float
+    padded_sequences: int
+    graph: bool
+
+
+class RunTiming(NamedTuple):
+    """The same of a run of decode steps: (steps,) seconds, and what they share."""
+
+    start_s: FloatArray
+    duration_s: FloatArray
+    gpu_wait_s: FloatArray
     cpu_schedule_s: float
     padded_sequences: int
     graph: bool
@@ -48,18 +55,26 @@ class StepTiming(NamedTuple):
 class StepLog:
     """Columns of :data:`harness.metrics.schema.STEP_COLUMNS`.
 
+    A record is a step or a run of steps. What differs within a run is kept by step, the rest by record, and the table is
+    made at the end.
+
+    Attributes:
+        steps: Steps recorded.
+        decode_steps: Of these, how many decoded.
+
     Args:
         pages: Pages of the server's KV memory.
     """
 
     def __init__(self, pages: int) -> None:
         self._pages = pages
-        self._done: list[dict[str, npt.NDArray[np.generic]]] = []
-        self._block = np.empty((len(_COLUMNS), _BLOCK))
-        self._filled = 0
-        self._decodes: list[Sequence] = []  # of the last step that decoded
         self.steps = 0
         self.decode_steps = 0
+        self._times = (array("d"), array("d"), array("d"))  # by step: start, duration, device wait
+        self._taken = (array("q"), array("q"))  # by step: new pages (of a run), evicted pages
+        self._shared = array("q")  # by record: _SHARED
+        self._schedule_s = array("d")  # by record
+        self._decodes: list[Sequence] = []  # of the last step that decoded
         self._prefill = (array("q"), array("q"), array("q"))  # step, request id, tokens
         self._joined = (array("q"), array("q"))  # step, request id
         self._left = (array("q"), array("q"))
@@ -77,44 +92,45 @@ class StepLog:
             self._prefill[0].append(self.steps)
             self._prefill[1].append(chunk.sequence.request_id)
             self._prefill[2].append(chunk.tokens)
-        if self._filled == _BLOCK:
-            self._flush()
-        self._block[:, self._filled] = (
-            timing.start_s,
-            timing.duration_s,
-            prefill_tokens,
-            len(decodes),
-            len(chunks) + len(decodes),
-            timing.padded_sequences,
-            timing.graph,
-            now.waiting,
-            now.running,
-            self._pages - now.free_pages - now.evictable_pages,
-            now.evictable_pages,
-            now.free_pages,
-            now.evicted_pages,
-            now.preempted,
-            timing.cpu_schedule_s,
-            timing.gpu_wait_s,
+        start_s, duration_s, wait_s = self._times
+        start_s.append(timing.start_s)
+        duration_s.append(timing.duration_s)
+        wait_s.append(timing.gpu_wait_s)
+        self._taken[0].append(0)
+        self._taken[1].append(now.evicted_pages)
+        self._shared.extend(
+            (
+                1,
+                prefill_tokens,
+                len(decodes),
+                len(chunks) + len(decodes),
+                timing.padded_sequences,
+                timing.graph,
+                now.waiting,
+                now.running,
+                now.free_pages,
+                now.evictable_pages + now.evicted_pages,
+                now.preempted,
+            )
         )
-        self._filled += 1
+        self._schedule_s.append(timing.cpu_schedule_s)
         changes = self._changed(decodes) if decodes else ([], [])
         self.steps += 1
         self.decode_steps += bool(decodes)
         return changes
 
-    def run(self, run: DecodeRun, timing: StepTiming) -> None:
+    def run(self, run: DecodeRun, timing: RunTiming) -> None:
         """Decode steps that repeat the last one recorded."""
-        steps, now, sequences = run.steps, run.before, len(run.batch.decodes)
-        if self._filled + steps > _BLOCK:
-            self._flush()
-        free = np.maximum(now.free_pages - run.new_pages.cumsum(), 0)
-        evictable = now.evictable_pages - run.evicted_pages.cumsum()
-        block = self._block[:, self._filled : self._filled + steps]
-        for row, values in enumerate(
+        now, sequences = run.before, len(run.batch.decodes)
+        start_s, duration_s, wait_s = self._times
+        start_s.frombytes(timing.start_s.tobytes())
+        duration_s.frombytes(timing.duration_s.tobytes())
+        wait_s.frombytes(timing.gpu_wait_s.tobytes())
+        self._taken[0].frombytes(run.new_pages.tobytes())
+        self._taken[1].frombytes(run.evicted_pages.tobytes())
+        self._shared.extend(
             (
-                timing.start_s,
-                timing.duration_s,
+                run.steps,
                 0,
                 sequences,
                 sequences,
@@ -122,24 +138,39 @@ class StepLog:
                 timing.graph,
                 now.waiting,
                 now.running,
-                self._pages - free - evictable,
-                evictable,
-                free,
-                run.evicted_pages,
+                now.free_pages,
+                now.evictable_pages,
                 0,
-                timing.cpu_schedule_s,
-                timing.gpu_wait_s,
             )
-        ):
-            block[row] = values
-        self._filled += steps
-        self.steps += steps
-        self.decode_steps += steps
+        )
+        self._schedule_s.append(timing.cpu_schedule_s)
+        self.steps += run.steps
+        self.decode_steps += run.steps
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """The base columns, as :func:`harness.metrics.schema.complete_steps` takes them."""
-        self._flush()
-        return {name: np.concatenate([block[name] for block in self._done]) for name in _COLUMNS}
+        records = np.frombuffer(self._shared, np.int64).reshape(-1, len(_SHARED))
+        steps = records[:, 0]
+        shared = {
+            name: np.repeat(records[:, index], steps) for index, name in enumerate(_SHARED) if name != "steps"
+        }
+        start_s, duration_s, wait_s = (np.frombuffer(column) for column in self._times)
+        new_pages, evicted = (np.frombuffer(column, np.int64) for column in self._taken)
+        # Within a run: free pages are used first, then the cache is evicted page by page.
+        free = np.maximum(shared["pages_free"] - _within(new_pages, steps), 0)
+        cached = shared["pages_cached"] - _within(evicted, steps)
+        return {
+            "start_s": start_s,
+            "duration_s": duration_s,
+            **shared,
+            "graph": shared["graph"].astype(np.int8),
+            "pages_used": self._pages - free - cached,
+            "pages_cached": cached,
+            "pages_free": free,
+            "evicted_pages": evicted,
+            "cpu_schedule_s": np.repeat(np.frombuffer(self._schedule_s), steps),
+            "gpu_wait_s": wait_s,
+        }
 
     def decisions(self) -> Decisions:
         """What each step ran."""
@@ -171,14 +202,14 @@ class StepLog:
                 ids.append(sequence.request_id)
         return joined, left
 
-    def _flush(self) -> None:
-        rows = self._block[:, : self._filled]
-        self._done.append(
-            {name: rows[index].astype(dtype) for index, (name, dtype) in enumerate(_COLUMNS.items())}
-        )
-        self._filled = 0
-
-    def _offsets(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _offsets(self, steps: IntArray) -> IntArray:
         offsets = np.zeros(self.steps + 1, np.int64)
         np.cumsum(np.bincount(steps, minlength=self.steps), out=offsets[1:])
         return offsets
+
+
+def _within(values: IntArray, steps: IntArray) -> IntArray:
+    """Sums from the start of each record up to each of its steps."""
+    total = values.cumsum()
+    first = steps.cumsum() - steps
+    return total - np.repeat(total[first] - values[first], steps)

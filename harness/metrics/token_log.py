@@ -110,10 +110,8 @@ class TokenLog:
 
     def _broken_gaps(self, spans: list[int], lone: list[float], wanted: int, pool: bool) -> FloatArray:
         """Gaps of a request whose tokens are not one run of steps: it was preempted, or sat steps out."""
-        steps = np.concatenate(
-            [np.arange(a, b) for a, b in zip(spans[::2], spans[1::2], strict=True)] or [[]]
-        )
-        steps = steps[:wanted].astype(np.int64)
+        runs = [np.arange(a, b) for a, b in zip(spans[::2], spans[1::2], strict=True)]
+        steps = np.concatenate([np.empty(0, np.int64), *runs])[:wanted]
         decoded = self._view(steps[0], steps[-1] + 1)[steps - steps[0]] if len(steps) else np.empty(0)
         times = np.concatenate([np.array(lone), decoded])
         steps = np.concatenate([np.full(len(lone), -2), steps])

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.cost.shape import CostModel, StepShape
-from harness.metrics.step_log import StepTiming
-from runtime.scheduler import Batch
+from harness.metrics.step_log import RunTiming, StepTiming
+from runtime.scheduler import LONGEST_LEAP, Batch
 
 FloatArray = npt.NDArray[np.float64]
+
+_COUNT = np.arange(LONGEST_LEAP + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Foresight:
         host_s: (steps,) when the host has committed a step (the one before, with overlap) and is ready for the next.
     """
 
-    timing: StepTiming
+    timing: RunTiming
     device_free_s: FloatArray
     host_s: FloatArray
 
@@ -125,25 +127,30 @@ class ModelledEngine:
         schedule_s = costs.schedule_s + costs.schedule_sequence_s * sequences
         plan_s = schedule_s + launch_s
         commit_s = self._commit_s(sequences)
-        context = shape.decode_context + sequences * np.arange(1, steps + 1)
+        context = _COUNT[1 : steps + 1] * sequences
+        context += shape.decode_context
         duration_s = self._cost.decode_s(sequences, shape.decode_rows, context)
         if not graph:
             duration_s = np.maximum(duration_s, launch_s)
+        padded = shape.decode_rows if graph else sequences
         clock = _overlapped if self.overlap else _in_turn
         start_s, end_s, host_after_s = clock(host_s, self._device_free_s, duration_s, plan_s, commit_s)
-        begun_s = np.concatenate([[self._device_free_s], end_s[:-1]])
-        padded = shape.decode_rows if graph else sequences
-        timing = StepTiming(start_s, duration_s, start_s - begun_s, schedule_s, padded, graph)
+        wait_s = np.empty(steps)
+        wait_s[0] = start_s[0] - self._device_free_s
+        np.subtract(start_s[1:], end_s[:-1], out=wait_s[1:])
+        timing = RunTiming(start_s, duration_s, wait_s, schedule_s, padded, graph)
         return Foresight(timing, end_s, host_after_s)
 
-    def repeat(self, foresight: Foresight, steps: int) -> StepTiming:
+    def repeat(self, foresight: Foresight, steps: int) -> RunTiming:
         """So many of the foreseen steps were run; returns their timing."""
-        self._device_free_s = float(foresight.device_free_s[steps - 1])
+        self._device_free_s = foresight.device_free_s.item(steps - 1)
         timing = foresight.timing
+        if steps == len(timing.start_s):
+            return timing
         return timing._replace(
-            start_s=timing.start_s[:steps],  # type: ignore[index]
-            duration_s=timing.duration_s[:steps],  # type: ignore[index]
-            gpu_wait_s=timing.gpu_wait_s[:steps],  # type: ignore[index]
+            start_s=timing.start_s[:steps],
+            duration_s=timing.duration_s[:steps],
+            gpu_wait_s=timing.gpu_wait_s[:steps],
         )
 
     def _commit_s(self, sampled: int) -> float:
@@ -190,9 +197,13 @@ def _overlapped(
     host_s: float, device_free_s: float, duration_s: FloatArray, plan_s: float, commit_s: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The same with a step in flight: the host plans the next while the device runs, then waits for it and commits."""
-    ends = np.concatenate([[device_free_s], duration_s]).cumsum()
-    start_s = ends[:-1]
-    if host_s + plan_s <= device_free_s and ((start_s + commit_s + plan_s)[:-1] <= start_s[1:]).all():
+    # A thousandth to spare: the same comparison then comes out of the sums, whatever their rounding.
+    if host_s + plan_s <= device_free_s and plan_s + commit_s < 0.999 * duration_s.min():
+        ends = np.empty(len(duration_s) + 1)
+        ends[0] = device_free_s
+        ends[1:] = duration_s
+        ends.cumsum(out=ends)
+        start_s = ends[:-1]
         return start_s, ends[1:], start_s + commit_s  # the device never waits
     start_s, end_s, host_after_s = (np.empty(len(duration_s)) for _ in range(3))
     for index, duration in enumerate(duration_s.tolist()):

@@ -67,6 +67,18 @@ class Mailbox(Generic[T]):
             self._waiting = event
         return event
 
+    def filled_until(self, time: float) -> Event:
+        """An event for the reader to wait for: there is something to take, or it is ``time``."""
+        event = self._waiting = self._env.event()
+
+        def over(_: Event) -> None:
+            if self._waiting is event:
+                self._waiting = None
+                event.succeed()
+
+        self._env.until(time).callbacks.append(over)
+        return event
+
     def take(self) -> list[T]:
         """Everything queued, oldest first."""
         items = list(self._items)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -69,21 +70,36 @@ class Submission(NamedTuple):
 
 
 class Emission(NamedTuple):
-    """Tokens on their way out: one step's, or those of a run of decode steps of one batch.
+    """A step's tokens on their way out.
 
     Attributes:
-        times_s: (steps,) when the next process has each step's message.
-        tokens: In each step.
-        prefilled: Rows and request ids whose token a prefill sampled (of a single step).
+        time_s: When the next process has the message.
+        tokens: How many.
+        prefilled: Rows and request ids whose token a prefill sampled.
         decoded: Whether decoding sequences got tokens.
-        ended: Rows whose last token this is (of a single step), with the sequence.
+        ended: Rows whose last token this is, with the sequence.
     """
 
-    times_s: FloatArray
+    time_s: float
     tokens: int
     prefilled: list[tuple[int, int]]
     decoded: bool
     ended: list[tuple[int, Sequence]]
+
+
+class EmissionRun(NamedTuple):
+    """The tokens of a run of decode steps, in none of which a sequence begins or ends.
+
+    Attributes:
+        times_s: (steps,) when the next process has each step's message.
+        tokens: In each step.
+    """
+
+    times_s: FloatArray
+    tokens: int
+
+
+Output = Emission | EmissionRun
 
 
 def api_server(
@@ -127,25 +143,29 @@ def tokenizers(
 
 
 def detokenizer(
-    env: Environment, inbox: Mailbox[Emission], api: Mailbox[Emission], log: RequestLog, costs: HopCosts
+    env: Environment, inbox: Mailbox[Output], api: Mailbox[Output], log: RequestLog, costs: HopCosts
 ) -> Process:
     """Turns output tokens into text."""
     detokenized_s = log.times["detokenized_s"]
     free_s = 0.0
     while True:
         yield inbox.filled()
-        for emission in inbox.take():
-            cost_s = costs.detokenize_s + costs.detokenize_token_s * emission.tokens
-            done_s = _served(emission.times_s, cost_s, free_s)
-            free_s = float(done_s[-1])
-            for row, _ in emission.ended:
+        for output in inbox.take():
+            cost_s = costs.detokenize_s + costs.detokenize_token_s * output.tokens
+            if isinstance(output, EmissionRun):
+                done_s = _served(output.times_s, cost_s, free_s)
+                free_s = done_s.item(-1)
+                api.put(EmissionRun(done_s + costs.hop_s, output.tokens))
+                continue
+            free_s = max(output.time_s, free_s) + cost_s
+            for row, _ in output.ended:
                 detokenized_s[row] = free_s
-            api.put(emission._replace(times_s=done_s + costs.hop_s))
+            api.put(output._replace(time_s=free_s + costs.hop_s))
 
 
 def api_sender(
     env: Environment,
-    inbox: Mailbox[Emission],
+    inbox: Mailbox[Output],
     log: RequestLog,
     tokens: TokenLog,
     costs: HopCosts,
@@ -156,20 +176,24 @@ def api_sender(
     free_s = 0.0
     while True:
         yield inbox.filled()
-        for emission in inbox.take():
-            sent_s = _served(emission.times_s, costs.send_s + costs.send_token_s * emission.tokens, free_s)
-            free_s = float(sent_s[-1])
-            seen_s = sent_s + costs.client_s
-            last_s = float(seen_s[-1])
-            if emission.decoded:
-                tokens.decoded_run(seen_s)
-            for row, request_id in emission.prefilled:
-                tokens.prefilled(request_id, last_s)
-                if np.isnan(first_s[row]):
-                    first_s[row] = last_s
-            for row, sequence in emission.ended:
+        for output in inbox.take():
+            cost_s = costs.send_s + costs.send_token_s * output.tokens
+            if isinstance(output, EmissionRun):
+                done_s = _served(output.times_s, cost_s, free_s)
+                free_s = done_s.item(-1)
+                tokens.decoded_run(done_s + costs.client_s)
+                continue
+            free_s = max(output.time_s, free_s) + cost_s
+            seen_s = free_s + costs.client_s
+            if output.decoded:
+                tokens.decoded(seen_s)
+            for row, request_id in output.prefilled:
+                tokens.prefilled(request_id, seen_s)
+                if isnan(first_s[row]):
+                    first_s[row] = seen_s
+            for row, sequence in output.ended:
                 sent_back_s[row] = free_s
-                ended(row, sequence, last_s)
+                ended(row, sequence, seen_s)
 
 
 def _served(arrivals_s: FloatArray, cost_s: float, free_s: float) -> FloatArray:
@@ -178,5 +202,5 @@ def _served(arrivals_s: FloatArray, cost_s: float, free_s: float) -> FloatArray:
     if arrivals_s[0] >= free_s and (arrivals_s[1:] >= done_s[:-1]).all():
         return done_s
     for index, arrival_s in enumerate(arrivals_s.tolist()):
-        done_s[index] = free_s = max(free_s, arrival_s) + cost_s
+        done_s[index] = free_s = max(arrival_s, free_s) + cost_s
     return done_s

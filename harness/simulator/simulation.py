@@ -15,8 +15,8 @@ from harness.simulator.client import Client
 from harness.simulator.engine import EngineOptions, ModelledEngine, SchedulerCosts
 from harness.simulator.environment import Environment, Mailbox
 from harness.simulator.frontend import (
-    Emission,
     HopCosts,
+    Output,
     Submission,
     api_sender,
     api_server,
@@ -75,8 +75,8 @@ class Simulation:
 
         api: Mailbox[Submission] = Mailbox(env)
         tokenizer: Mailbox[Submission] = Mailbox(env)
-        detokenizing: Mailbox[Emission] = Mailbox(env)
-        sending: Mailbox[Emission] = Mailbox(env)
+        detokenizing: Mailbox[Output] = Mailbox(env)
+        sending: Mailbox[Output] = Mailbox(env)
         prompts = PromptMaker(workload.trace, server.vocab_size, workload.prompt_seed)
         client = Client(env, workload, prompts, api, self.requests, self.tokens, server.hops)
         worker = Worker(
@@ -111,18 +111,17 @@ class Simulation:
         """
         env, finished = self.env, self._client.finished
         due = time.monotonic() + every_s
-        while not finished.processed:
+        while True:
             for _ in range(_SLICE_EVENTS):
-                env.step()
                 if finished.processed:
                     return True
+                env.step()
             if time.monotonic() >= due:
                 if not watch(self):
                     for row, sequence in self._worker.unfinished():
                         self._client.leave(row, sequence)
                     return False
                 due = time.monotonic() + every_s
-        return True
 
     def progress(self) -> Progress:
         """A look at the run under way."""

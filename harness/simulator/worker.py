@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-import numpy as np
 from simpy.events import Event
 
 from harness.metrics.request_log import RequestLog
-from harness.metrics.step_log import StepLog, StepTiming
+from harness.metrics.step_log import StepLog
 from harness.metrics.token_log import TokenLog
 from harness.simulator.engine import Foresight, ModelledEngine
 from harness.simulator.environment import Environment, Mailbox
-from harness.simulator.frontend import Emission, HopCosts, Submission
+from harness.simulator.frontend import Emission, EmissionRun, HopCosts, Output, Submission
 from runtime.scheduler import Batch, DecodeRun, Scheduler, Sequence, StepOutputs
 from runtime.scheduler.loop import (
     Arrive,
@@ -51,7 +50,7 @@ class Worker:
         env: Environment,
         scheduler: Scheduler,
         engine: ModelledEngine,
-        detokenizer: Mailbox[Emission],
+        detokenizer: Mailbox[Output],
         refused: Callable[[int, Sequence, str, float], None],
         requests: RequestLog,
         steps: StepLog,
@@ -133,7 +132,7 @@ class Worker:
             self._tokens.joined(sequence.request_id, decode_step)
         for sequence in left:
             self._tokens.left(sequence.request_id, decode_step)
-        return float(timing.start_s + timing.duration_s)
+        return timing.start_s + timing.duration_s
 
     def _deliver(self, outputs: StepOutputs) -> None:
         now, rows = self._env.now, self._rows
@@ -147,31 +146,29 @@ class Worker:
             row = rows.pop(sequence.request_id)
             self._times["last_token_s"][row] = now
             ended.append((row, sequence))
-        tokens = len(outputs.sequences)
-        times_s = np.array([now + self._hop_s])
-        self._detokenizer.put(Emission(times_s, tokens, prefilled, outputs.decoded, ended))
+        self._detokenizer.put(
+            Emission(now + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended)
+        )
 
     def _pass_time(self, foresight: Foresight) -> Generator[Event, None, int]:
         """Wait until the foreseen steps are over or a message comes; returns how many steps that is."""
         env, inbox, host_s = self._env, self.inbox, foresight.host_s
         if inbox:
             return 0
-        over = env.until(host_s[-1])
-        yield inbox.filled() | over
-        if over.processed:
+        yield inbox.filled_until(host_s.item(-1))
+        if not inbox:
             return len(host_s)
         # The loop looks for messages after each step: it sees this one after the first that ends from now on.
-        steps = int(np.searchsorted(host_s, env.now)) + 1
-        yield env.until(host_s[steps - 1])
+        steps = int(host_s.searchsorted(env.now)) + 1
+        yield env.until(host_s.item(steps - 1))
         return steps
 
     def _repeat(self, run: DecodeRun, foresight: Foresight) -> float:
-        timing: StepTiming = self._engine.repeat(foresight, run.steps)
-        self._steps.run(run, timing)
+        self._steps.run(run, self._engine.repeat(foresight, run.steps))
         host_s = foresight.host_s[: run.steps]
-        self._host_s = float(host_s[-1])
-        self._detokenizer.put(Emission(host_s + self._hop_s, len(run.batch.decodes), [], True, []))
-        return float(foresight.device_free_s[run.steps - 1])
+        self._host_s = host_s.item(-1)
+        self._detokenizer.put(EmissionRun(host_s + self._hop_s, len(run.batch.decodes)))
+        return foresight.device_free_s.item(run.steps - 1)
 
     def _end(self, ended: Ended) -> None:
         sequence = ended.sequence

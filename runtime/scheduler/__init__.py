@@ -2,11 +2,12 @@
 
 from runtime.scheduler.batch import Batch, Chunk, DecodeRun, Snapshot, StepOutputs
 from runtime.scheduler.config import LimitError, SchedulerConfig
-from runtime.scheduler.leap import LeapingScheduler
+from runtime.scheduler.leap import LONGEST_LEAP, LeapingScheduler
 from runtime.scheduler.scheduler import RequestRejectedError, Scheduler
 from runtime.scheduler.sequence import Sequence, State
 
 __all__ = [
+    "LONGEST_LEAP",
     "Batch",
     "Chunk",
     "DecodeRun",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.scheduler.batch import Batch, DecodeRun
 from runtime.scheduler.scheduler import Scheduler
+from runtime.scheduler.sequence import Sequence
 
-IntArray = npt.NDArray[np.int64]
-
-_LONGEST = 512  # steps; a longer stretch is cut short by the next arrival more often than not
+LONGEST_LEAP = 512  # steps; a longer stretch is cut short by the next arrival more often than not
 
 
 class LeapingScheduler(Scheduler):
@@ -38,9 +36,9 @@ class LeapingScheduler(Scheduler):
         launched = 1 if batch.step == self._committed else 0
         # The step after which the first of them ends is planned, and committed, on its own.
         steps = min(s.end_tokens - (s.total - s.prompt_tokens) for s in decodes) - launched
+        steps = min(steps, LONGEST_LEAP)
         available = self.memory.available_pages
-        steps = min(steps, _LONGEST)
-        while steps > 1 and sum(self._new_pages(batch, steps)[1].tolist()) > available:
+        while steps > 1 and self._at_most(decodes, steps) > available:
             steps //= 2
         return max(steps, 0)
 
@@ -52,16 +50,22 @@ class LeapingScheduler(Scheduler):
             steps: At most what :meth:`quiet_steps` said.
         """
         before = self._snapshot()
-        computed, counts = self._new_pages(batch, steps)
         page_size = self.config.page_size
+        decodes = batch.decodes
+        computed = np.array([sequence.computed for sequence in decodes])
+        held = np.array([sequence.held_pages for sequence in decodes])
         # Steps from now at which each sequence takes its first page; then every page_size steps.
-        first = -computed % page_size
+        first = held * page_size - computed
         takers = np.bincount(first, minlength=page_size)
-        new_pages = np.resize(takers, steps)
-        evicted = np.diff(np.maximum(new_pages.cumsum() - before.free_pages, 0), prepend=0)
-        self.memory.grow_all(batch.decodes, counts)
+        new_pages = np.concatenate([takers] * -(-steps // page_size))[:steps]
+        total = new_pages.cumsum()
+        total -= before.free_pages
+        np.maximum(total, 0, out=total)
+        evicted = total.copy()
+        evicted[1:] -= total[:-1]
+        self.memory.grow_all(decodes, held, (steps - 1 - first) // page_size + 1)
         self.memory.take_evicted()
-        for sequence in batch.decodes:
+        for sequence in decodes:
             sequence.computed += steps
             sequence.total += steps
             sequence.output_tokens += steps
@@ -69,12 +73,9 @@ class LeapingScheduler(Scheduler):
         self._step += steps
         self._committed += steps
         self.policy.reservation.stepped(steps)
-        positions = (computed + (steps - 1)).tolist()
-        last = Batch(batch.step + steps, [], batch.decodes, positions, [], self._snapshot())
+        last = Batch(batch.step + steps, [], decodes, (computed + (steps - 1)).tolist(), [], self._snapshot())
         return DecodeRun(last, steps, new_pages, evicted, before)
 
-    def _new_pages(self, batch: Batch, steps: int) -> tuple[IntArray, IntArray]:
-        """Tokens computed by each sequence so far, and the pages each takes in so many more steps."""
-        computed = np.array([sequence.computed for sequence in batch.decodes])
-        page_size = self.config.page_size
-        return computed, -(-(computed + steps) // page_size) - -(-computed // page_size)
+    def _at_most(self, decodes: list[Sequence], steps: int) -> int:
+        """Pages that so many steps can take: an upper bound."""
+        return len(decodes) * -(-steps // self.config.page_size)

@@ -74,19 +74,18 @@ class KvMemory:
             self.table[sequence.row, sequence.held_pages] = page
             sequence.held_pages += 1
 
-    def grow_all(self, sequences: Sequences[Sequence], counts: npt.NDArray[np.int64]) -> None:
-        """Append ``counts[i]`` pages to the row of sequence ``i``, evicting as needed."""
+    def grow_all(
+        self, sequences: Sequences[Sequence], held: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+    ) -> None:
+        """Append ``counts[i]`` pages, evicting as needed, to the row of sequence ``i``, which holds ``held[i]``."""
         total = int(counts.sum())
-        if not total:
-            return
         self.obtain(total)
-        held = np.array([sequence.held_pages for sequence in sequences])
-        rows = np.array([sequence.row for sequence in sequences])
-        ends = counts.cumsum()
-        columns = np.arange(total) + np.repeat(held - ends + counts, counts)
-        self.table[np.repeat(rows, counts), columns] = self.pool.take(total)
-        for sequence, pages in zip(sequences, (held + counts).tolist(), strict=True):
-            sequence.held_pages = pages
+        pages, at = self.pool.take(total), 0
+        for sequence, begin, count in zip(sequences, held.tolist(), counts.tolist(), strict=True):
+            if count:
+                self.table[sequence.row, begin : begin + count] = pages[at : at + count]
+                sequence.held_pages = begin + count
+                at += count
 
     def remember(self, sequence: Sequence, end: int) -> None:
         """Hand a sequence's computed tokens up to ``end`` to the prefix cache, whole pages of them."""

@@ -177,12 +177,23 @@ class Scheduler:
                 self._settled = False  # a waiting sequence may share what was computed
         outputs = StepOutputs(batch.step, [], 0, bool(batch.decodes), None if tokens is None else [])
         sampled = batch.sampled()
-        prefilled = len(sampled) - len(batch.decodes)
+        first_decode = len(sampled) - len(batch.decodes)
         for index, sequence in enumerate(sampled):
-            if sequence.finish_reason is None:  # else: a surplus token, launched before the end was known
-                self._take(sequence, None if tokens is None else tokens[index], outputs)
-            if index < prefilled:
-                outputs.prefilled = len(outputs.sequences)
+            if sequence.finish_reason is not None:
+                continue  # a surplus token, launched before the end was known
+            ends = sequence.output_tokens + 1 >= sequence.end_tokens
+            if outputs.tokens is not None and tokens is not None:
+                token = tokens[index]
+                sequence.append(token)
+                outputs.tokens.append(token)
+                ends = ends or token in sequence.stop_ids
+            sequence.output_tokens += 1
+            outputs.sequences.append(sequence)
+            if index < first_decode:
+                outputs.prefilled += 1
+            if ends:
+                outputs.finished.append(sequence)
+                self._end(sequence)
         if self._leaving:
             self._retire()
         return outputs
@@ -376,20 +387,9 @@ class Scheduler:
         self._leave(victim)
         return victim
 
-    def _take(self, sequence: Sequence, token: int | None, outputs: StepOutputs) -> None:
-        """Record an output token and judge whether it is the last."""
-        if token is not None:
-            sequence.append(token)
-            outputs.tokens.append(token)  # type: ignore[union-attr]
-        sequence.output_tokens += 1
-        outputs.sequences.append(sequence)
-        if sequence.output_tokens >= sequence.end_tokens:
-            reason = "length" if sequence.output_tokens >= sequence.max_tokens else "stop"
-        elif token is not None and token in sequence.stop_ids:
-            reason = "stop"
-        else:
-            return
-        outputs.finished.append(sequence)
+    def _end(self, sequence: Sequence) -> None:
+        """Its last token is committed."""
+        reason = "length" if sequence.output_tokens >= sequence.max_tokens else "stop"
         if sequence.state is State.LEAVING:  # preempted in flight, by its last token
             sequence.finish_reason = reason
         else:

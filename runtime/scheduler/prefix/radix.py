@@ -122,7 +122,7 @@ class RadixCache(PrefixCache):
                 node.key = node.key[: -count * self._page_bytes]
                 node.end -= count * self._page_bytes // _ID_BYTES
             pages -= count
-        return np.concatenate(taken) if taken else NO_PAGES
+        return taken[0] if len(taken) == 1 else np.concatenate([NO_PAGES, *taken])
 
     def _whole_pages(self, tokens: TokenIds) -> bytes:
         raw = tokens.tobytes()

@@ -1,0 +1,222 @@
+"""Text to token ids and back: Hugging Face's fast tokenizers with chat templates, and one of bytes that needs no file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence as Sequences
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from runtime.messages import ChatTurn
+from runtime.server.config import ServerError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+_BYTE_LEVEL_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+BYTE_LEVEL_VOCAB_SIZE = 256 + len(_BYTE_LEVEL_SPECIALS)
+_CHAT_TEMPLATE = (  # ChatML
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class TemplateError(ValueError):
+    """A conversation that the model's chat template does not take."""
+
+
+class TextTokenizer:
+    """A tokenizer and its chat template.
+
+    Attributes:
+        vocab_size: Token ids are below it.
+        eos_ids: Tokens that end an output.
+
+    Args:
+        tokenizer: The tokenizer.
+        eos_ids: See above.
+        chat_template: Jinja template of conversations, or None.
+        special_tokens: Names of special tokens that the template may use (``bos_token``, ...), to their text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        eos_ids: frozenset[int],
+        chat_template: str | None,
+        special_tokens: dict[str, str],
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._special_tokens = special_tokens
+        self._template = None if chat_template is None else _compiled(chat_template)
+        self.eos_ids = eos_ids
+        self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens that the model wants around it."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+    def encode_chat(self, turns: Sequences[ChatTurn]) -> list[int]:
+        """Token ids of a conversation, up to where the assistant's answer begins.
+
+        Raises:
+            TemplateError: The model has no chat template, or its template refuses the conversation.
+        """
+        from jinja2 import TemplateError as JinjaError
+
+        if self._template is None:
+            raise TemplateError("this model has no chat template: ask /v1/completions instead")
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        try:
+            text = self._template.render(
+                messages=messages, add_generation_prompt=True, **self._special_tokens
+            )
+        except JinjaError as error:
+            raise TemplateError(f"the model's chat template refuses these messages: {error}") from error
+        # The template has put the special tokens where they belong.
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequences[int]) -> str:
+        """Text of tokens, special ones left out; a character whose bytes are not all there is U+FFFD."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def token_text(self, token: int) -> str:
+        """One token's text, special or not."""
+        text: str = self._tokenizer.decode([token], skip_special_tokens=False)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``generation_config.json`` as Hugging Face reads them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "chat_template": _CHAT_TEMPLATE,
+            **self._special_tokens,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+        generation = {"eos_token_id": sorted(self.eos_ids)}
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2))
+
+
+def load_tokenizer(folder: str | None) -> TextTokenizer:
+    """The tokenizer of a Hugging Face model folder, or the built-in one.
+
+    Raises:
+        ServerError: The folder has no fast tokenizer, or a file in it cannot be read.
+    """
+    if folder is None:
+        return byte_level_tokenizer()
+    path = Path(folder)
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        raise ServerError(
+            f"model={folder}: no tokenizer.json there. Save a fast tokenizer into it, e.g. "
+            "transformers.AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exceptions
+        raise ServerError(f"model={folder}: tokenizer.json cannot be read: {error}") from error
+    settings = _read_json(path / "tokenizer_config.json")
+    special_tokens = {
+        name: token["content"] if isinstance(token, dict) else token
+        for name, token in settings.items()
+        if name.endswith("_token") and isinstance(token, (str, dict))
+    }
+    return TextTokenizer(
+        tokenizer,
+        _eos_ids(path, tokenizer, special_tokens.get("eos_token")),
+        _chat_template(path, settings),
+        special_tokens,
+    )
+
+
+def byte_level_tokenizer() -> TextTokenizer:
+    """The built-in tokenizer: token id is byte value, then the special tokens of ChatML. No text is too strange for it."""
+    # GPT-2's printable stand-ins for bytes: themselves where printable, else from 256 up.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    stand_ins = {byte: chr(byte) for byte in printable}
+    for byte in range(256):
+        if byte not in stand_ins:
+            stand_ins[byte] = chr(256 + len(stand_ins) - len(printable))
+    vocabulary = {stand_ins[byte]: byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in _BYTE_LEVEL_SPECIALS]
+    )
+    end_of_text, _, end_of_turn = (256 + index for index in range(len(_BYTE_LEVEL_SPECIALS)))
+    return TextTokenizer(
+        tokenizer,
+        frozenset({end_of_text, end_of_turn}),
+        _CHAT_TEMPLATE,
+        {"eos_token": _BYTE_LEVEL_SPECIALS[2], "pad_token": _BYTE_LEVEL_SPECIALS[0]},
+    )
+
+
+def _eos_ids(path: Path, tokenizer: Tokenizer, eos_token: str | None) -> frozenset[int]:
+    """All that may end an output: a chat model's generation_config often knows more than its tokenizer."""
+    ids: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        found = _read_json(path / name).get("eos_token_id")
+        ids.update([found] if isinstance(found, int) else found or [])
+    if eos_token is not None and (token := tokenizer.token_to_id(eos_token)) is not None:
+        ids.add(token)
+    return frozenset(ids)
+
+
+def _chat_template(path: Path, settings: dict[str, Any]) -> str | None:
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text()
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ServerError(f"{file}: not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _compiled(template: str) -> Template:
+    """A chat template in the sandbox that transformers renders it in."""
+    from jinja2 import TemplateError as JinjaError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise JinjaError(message)
+
+    def strftime_now(form: str) -> str:
+        from datetime import datetime
+
+        return datetime.now().astimezone().strftime(form)
+
+    def tojson(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = strftime_now
+    try:
+        return environment.from_string(template)
+    except JinjaError as error:
+        raise ServerError(f"the model's chat template cannot be read: {error}") from error

@@ -1,0 +1,118 @@
+"""The tokenizer process: prompts become token ids, away from the streams that a long prompt would stall."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from runtime.messages import (
+    WORKER,
+    Abort,
+    Ended,
+    Opening,
+    Output,
+    Piece,
+    Ping,
+    Request,
+    Stop,
+    Tokenized,
+    TokenIds,
+    ToTokenizer,
+    id_bytes,
+    ids_of,
+)
+from runtime.server.config import Place
+from runtime.server.mail import Inbox, Outbox
+from runtime.server.text import TemplateError, TextTokenizer, load_tokenizer
+
+_TAIL = 6  # tokens of the prompt that the text of the first output token may depend on
+NEVER = float("nan")
+
+
+def refusal(request_id: int, error: str, *, received_s: float = NEVER, tokenized_s: float = NEVER) -> Output:
+    """Tells a frontend that its request never reached the scheduler."""
+    ended = Ended("error", error, 0, 0, 0, 0, 0, 0, received_s, tokenized_s, *[NEVER] * 4)
+    return Output([Piece(request_id, "", b"", [], ended)])
+
+
+class TokenizerProcess:
+    """One of the tokenizers.
+
+    Args:
+        place: Its name and its server.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._inbox = Inbox(place.path, place.name, ToTokenizer)
+        self._outbox = Outbox(place.path)
+        self._tokenizer = load_tokenizer(place.config.tokenizer)
+        sizes = place.config.scheduler
+        # The last output token's KV is never needed.
+        self._longest = min(sizes.max_context, sizes.pages * sizes.page_size + 1)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        worker = WORKER.format(0)
+        while True:
+            for message in self._inbox.wait():
+                if isinstance(message, Request):
+                    self._tokenize(message)
+                elif isinstance(message, Abort | Ping):
+                    self._outbox.send(worker, message)
+                elif isinstance(message, Stop):
+                    self._outbox.close()
+                    return
+
+    def _tokenize(self, request: Request) -> None:
+        try:
+            tokenized = _tokenized(request, self._tokenizer, self._longest)
+        except (ValueError, RecursionError) as error:
+            refused = refusal(request.request_id, str(error), received_s=request.received_s)
+            self._outbox.send(request.frontend, refused)
+        else:
+            self._outbox.send(WORKER.format(0), tokenized)
+
+
+def _tokenized(request: Request, tokenizer: TextTokenizer, longest: int) -> Tokenized:
+    prompt = request.prompt
+    if isinstance(prompt, bytes):
+        ids = _checked(prompt, tokenizer.vocab_size, "prompt")
+    elif isinstance(prompt, str):
+        ids = np.asarray(tokenizer.encode(prompt), np.int32)
+    else:
+        ids = np.asarray(tokenizer.encode_chat(prompt), np.int32)
+    if request.foretold is not None:
+        _checked(request.foretold, tokenizer.vocab_size, "foretold")
+    if any(not stop for stop in request.stop):
+        raise TemplateError("stop: an empty string ends nothing")
+    # A prompt that leaves no room is the scheduler's to refuse.
+    max_tokens = max(longest - len(ids), 1) if request.max_tokens is None else request.max_tokens
+    opening = Opening(
+        request.request_id, request.frontend, ids[-_TAIL:].tobytes(), request.stop, request.text
+    )
+    return Tokenized(
+        opening,
+        ids.tobytes(),
+        max_tokens,
+        request.params,
+        request.ignore_eos,
+        request.foretold,
+        request.priority,
+        request.deadline_s,
+        request.session_id,
+        request.client_id,
+        request.received_s,
+        time.monotonic(),
+    )
+
+
+def _checked(data: bytes, vocab_size: int, field: str) -> TokenIds:
+    ids = ids_of(data)
+    if len(ids) and not (0 <= ids.min() and ids.max() < vocab_size):
+        wrong = next(token for token in ids.tolist() if not 0 <= token < vocab_size)
+        raise ValueError(f"{field}: token id {wrong} is not below the vocabulary of {vocab_size}")
+    return ids
+
+
+__all__ = ["TokenizerProcess", "id_bytes", "refusal"]
