@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.config import ConfigError, ExperimentConfig, conf_dir
+from harness.config import ExperimentConfig, conf_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,16 +24,13 @@ def main(argv: list[str]) -> int:
         interrupted, what was measured is kept.
     """
     import hydra
-    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.plugins import Plugins
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from harness.user_conf import UserConfiguration
+    from harness.compose import one_line, register
 
-    ConfigStore.instance().store("schema", ExperimentConfig)
-    Plugins.instance().register(UserConfiguration)
+    register()
     GlobalHydra.instance().clear()
     codes: list[int] = []
 
@@ -46,11 +43,9 @@ def main(argv: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        return _said(error)
+        return _said(one_line(error))
     except OSError as error:
-        return _said(
-            ConfigError(f"hydra.run.dir: {error.filename} cannot be written ({error.strerror}); name another")
-        )
+        return _said(f"hydra.run.dir: {error.filename} cannot be written ({error.strerror}); name another")
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as end:
@@ -82,7 +77,7 @@ def _run(config: DictConfig) -> int:
         settings = cast("ExperimentConfig", OmegaConf.to_object(config))
         return _experiment(settings, OmegaConf.to_yaml(config, resolve=True), console)
     except USER_ERRORS as error:
-        return _said(error)
+        return _said(str(error))
 
 
 def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) -> int:
@@ -128,13 +123,9 @@ def _degraded(summary: dict[str, Any], console: Console) -> bool:
     return degraded
 
 
-def _said(error: Exception) -> int:
+def _said(message: str) -> int:
     """Print a user's mistake in one line."""
-    text = " ".join(str(error).split())
-    cause = error.__cause__
-    if cause is not None and str(cause) not in text:
-        text += ": " + " ".join(str(cause).split())
-    print(f"error: {text}", file=sys.stderr)  # noqa: T201
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
     return USER_ERROR
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ _COLUMNS: tuple[tuple[str, tuple[str, ...], float, str], ...] = (
     ("TPOT p50 ms", ("metrics", "tpot_s", "p50"), 1e3, "{:.2f}"),
     ("E2E p50 s", ("metrics", "e2e_s", "p50"), 1, "{:.2f}"),
     ("hit ratio", ("cache", "hit_ratio"), 1, "{:.1%}"),
-    ("preemptions", ("cache", "preemptions"), 1, "{:,.0f}"),
+    ("preempted", ("cache", "preemptions"), 1, "{:,.0f}"),
 )
 
 
@@ -36,7 +37,7 @@ class SweepTable(Callback):
             for run in sorted(directory.glob("*"), key=_job_number)
             if (run / "summary.json").exists()
         ]
-        console = Console(highlight=False)
+        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         if rows:
             console.print(_table(rows))
             console.print(f"Run directories: {directory}", markup=False)
@@ -46,11 +47,14 @@ def _table(rows: list[tuple[str, dict[str, Any]]]) -> Any:
     from rich.table import Table
 
     table = Table(title="sweep")
-    table.add_column("run")
+    table.add_column("run", no_wrap=True)
     for title, *_ in _COLUMNS:
         table.add_column(title, justify="right")
     for name, summary in rows:
-        table.add_row(name, *(_cell(summary, path, scale, form) for _, path, scale, form in _COLUMNS))
+        table.add_row(
+            name.partition("_")[2].replace(",", " "),
+            *(_cell(summary, path, scale, form) for _, path, scale, form in _COLUMNS),
+        )
     return table
 
 

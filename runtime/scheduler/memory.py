@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.scheduler.config import SchedulerConfig
-from runtime.scheduler.pages import PagePool
-from runtime.scheduler.prefix import Match, PrefixCache
+from runtime.scheduler.pages import PageIds, PagePool
+from runtime.scheduler.prefix import NO_PAGES, Match, PrefixCache
 from runtime.scheduler.sequence import Sequence
 
 
@@ -88,25 +88,34 @@ class KvMemory:
                 at += count
 
     def remember(self, sequence: Sequence, end: int) -> None:
-        """Hand a sequence's computed tokens up to ``end`` to the prefix cache, whole pages of them."""
-        page_size = self._page_size
-        end -= end % page_size
-        if end <= sequence.cached:
-            return
-        pages = self.table[sequence.row, sequence.cached // page_size : end // page_size].copy()
-        node, duplicates = self.cache.insert(sequence.node, sequence.tokens[sequence.cached : end], pages)
-        if node is None:
-            return
-        sequence.node = node
-        sequence.duplicates.extend(duplicates.tolist())
-        sequence.cached = end
+        """Hand a running sequence's computed tokens up to ``end`` to the prefix cache, whole pages of them.
+
+        Where another sequence brought the same tokens meanwhile, this one keeps its own pages until it leaves: the page
+        table names them, and to lock the other's as well would take memory that no one reserved.
+        """
+        tokens = sequence.tokens[sequence.cached : end]
+        if not self.cache.continues(sequence.node, tokens):
+            self._insert(sequence, end)
 
     def vacate(self, sequence: Sequence, end: int) -> None:
         """Take back a sequence's row and pages; its tokens up to ``end`` stay cached, evictable."""
-        self.remember(sequence, end)
+        duplicates = self._insert(sequence, end)
         self.cache.unlock(sequence.node)
         own = self.table[sequence.row, sequence.cached // self._page_size : sequence.held_pages]
-        self.pool.give(np.concatenate([np.array(sequence.duplicates, np.int32), own]))
+        self.pool.give(np.concatenate([duplicates, own]))
         self._free_rows.append(sequence.row)
         sequence.row, sequence.held_pages, sequence.node = -1, 0, None
-        sequence.duplicates.clear()
+
+    def _insert(self, sequence: Sequence, end: int) -> PageIds:
+        """Insert tokens up to ``end``; returns the pages that the cache did not want."""
+        page_size = self._page_size
+        end -= end % page_size
+        if end <= sequence.cached:
+            return NO_PAGES
+        pages = self.table[sequence.row, sequence.cached // page_size : end // page_size].copy()
+        node, duplicates = self.cache.insert(sequence.node, sequence.tokens[sequence.cached : end], pages)
+        if node is None:
+            return NO_PAGES  # all of them are still the sequence's own
+        sequence.node = node
+        sequence.cached = end
+        return duplicates

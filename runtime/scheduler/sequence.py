@@ -56,7 +56,6 @@ class Sequence:
         "client_id",
         "computed",
         "deadline_s",
-        "duplicates",
         "end_tokens",
         "evicted_tokens",
         "finish_reason",
@@ -126,7 +125,6 @@ class Sequence:
         self.row = -1  # in the page table
         self.held_pages = 0  # entries of its row in use
         self.node: Node | None = None  # the deepest node of the prefix cache that it locks
-        self.duplicates: list[int] = []  # pages it computed that the cache already had from another sequence
         self.prefill_end = prompt_tokens  # tokens to compute before the next one is sampled
         self.last_step = -1  # the last step launched that refers to it
 

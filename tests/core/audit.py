@@ -32,10 +32,8 @@ def audit(scheduler: Scheduler) -> None:
         row = memory.table[sequence.row, : sequence.held_pages].tolist()
         known = sequence.cached // config.page_size
         shared = [page for node in _path(sequence.node) for page in node.held.tolist()]
-        assert len(shared) == known, f"{sequence} reads {known} cached pages, its path holds {len(shared)}"
-        own = [mine for mine, theirs in zip(row, shared, strict=False) if mine != theirs]
-        assert sorted(own) == sorted(sequence.duplicates)
-        placed.extend(sequence.duplicates + row[known:])
+        assert row[:known] == shared, f"{sequence} reads pages {row[:known]}, its path holds {shared}"
+        placed.extend(row[known:])
     assert sorted(placed) == list(range(config.pages)), "a page is lost, or in two places"
 
     rows = [sequence.row for sequence in holding] + memory._free_rows
@@ -74,7 +72,7 @@ def _audit_states(scheduler: Scheduler, sequences: list[Sequence]) -> None:
         queued = sequence.state is State.WAITING
         assert queued == (sequence.row < 0)
         if queued:
-            assert (sequence.held_pages, sequence.node, sequence.duplicates) == (0, None, [])
+            assert (sequence.held_pages, sequence.node) == (0, None)
     assert all(sequence.in_prefill for sequence in scheduler._prefilling)
     assert not any(sequence.in_prefill for sequence in scheduler._decoding)
 

@@ -94,6 +94,10 @@ class PrefixCache(ABC):
         """
 
     @abstractmethod
+    def continues(self, node: Node | None, tokens: TokenIds) -> bool:
+        """Whether the cache holds the first page of ``tokens`` behind a locked node."""
+
+    @abstractmethod
     def insert(self, node: Node | None, tokens: TokenIds, pages: PageIds) -> tuple[Node | None, PageIds]:
         """Hand over the pages of tokens that follow a locked node; the lock moves on to their end.
 

@@ -24,6 +24,10 @@ class NoPrefixCache(PrefixCache):
         del match
         return None, NO_PAGES
 
+    def continues(self, node: Node | None, tokens: TokenIds) -> bool:
+        del node, tokens
+        return False
+
     def insert(self, node: Node | None, tokens: TokenIds, pages: PageIds) -> tuple[Node | None, PageIds]:
         del node, tokens
         return None, pages

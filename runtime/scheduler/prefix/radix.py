@@ -71,6 +71,9 @@ class RadixCache(PrefixCache):
             above = above.parent
         return node, np.concatenate(path[::-1]) if path else NO_PAGES
 
+    def continues(self, node: Node | None, tokens: TokenIds) -> bool:
+        return node is not None and self._first_page(tokens) in node.children
+
     def insert(self, node: Node | None, tokens: TokenIds, pages: PageIds) -> tuple[Node | None, PageIds]:
         if node is None:
             raise ValueError("nothing is locked to insert behind")
@@ -123,6 +126,9 @@ class RadixCache(PrefixCache):
                 node.end -= count * self._page_bytes // _ID_BYTES
             pages -= count
         return taken[0] if len(taken) == 1 else np.concatenate([NO_PAGES, *taken])
+
+    def _first_page(self, tokens: TokenIds) -> bytes:
+        return tokens[: self._page_bytes // _ID_BYTES].tobytes()
 
     def _whole_pages(self, tokens: TokenIds) -> bytes:
         raw = tokens.tobytes()
