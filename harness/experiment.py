@@ -72,9 +72,7 @@ def _generated(knobs: dict[str, Any]) -> Trace:
             raise ConfigError(f"trace.generate.{knob}: no such knob; choose from {', '.join(known)}")
         if isinstance(known[knob].default, Distribution):
             given[knob] = Distribution.parse(str(value))
-    return generate(
-        SyntheticWorkload(**given), lengths_from=None if lengths_from is None else load(lengths_from)
-    )
+    return generate(SyntheticWorkload(**given), lengths_from=None if lengths_from is None else load(lengths_from))
 
 
 def replay(config: ExperimentConfig, trace: Trace, progress: Callable[[Progress], bool]) -> RunRecord:

@@ -33,6 +33,7 @@ class Interrupt:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
         self.requested = True
         self._restore()
 

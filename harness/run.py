@@ -106,9 +106,7 @@ def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) ->
     console.print(final_block(summary), markup=False)
     console.print(f"Run directory: {_shortest(run_dir)}", markup=False)
     if not record.complete:
-        console.print(
-            "Interrupted: the tables hold what was measured so far, marked incomplete.", style="bold"
-        )
+        console.print("Interrupted: the tables hold what was measured so far, marked incomplete.", style="bold")
         return INTERRUPTED
     return DEGRADED if _degraded(summary, console) else OK
 

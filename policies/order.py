@@ -21,9 +21,7 @@ class DynamicOrder(ABC):
     """Ranks waiting sequences anew at every decision, for ranks that change while they wait."""
 
     @abstractmethod
-    def arrange(
-        self, waiting: Sequence[SequenceView], scheduler: SchedulerView, now: float
-    ) -> list[SequenceView]:
+    def arrange(self, waiting: Sequence[SequenceView], scheduler: SchedulerView, now: float) -> list[SequenceView]:
         """The waiting sequences (given by ``ordinal``), next to be admitted first."""
 
 
@@ -76,9 +74,7 @@ class Lpm(DynamicOrder):
     def __init__(self, limit: int = 128) -> None:
         self._limit = limit
 
-    def arrange(
-        self, waiting: Sequence[SequenceView], scheduler: SchedulerView, now: float
-    ) -> list[SequenceView]:
+    def arrange(self, waiting: Sequence[SequenceView], scheduler: SchedulerView, now: float) -> list[SequenceView]:
         del now
         if self._limit and len(waiting) > self._limit:
             return list(waiting)

@@ -30,17 +30,11 @@ PARTS: Mapping[str, Part] = {
     "order": Part(
         (Order, DynamicOrder), {"fcfs": Fcfs, "lpm": Lpm, "sjf": Sjf, "priority": Priority, "random": Random}
     ),
-    "batching": Part(
-        (Batching,), {"prefill_first": PrefillFirst, "decode_first": DecodeFirst, "chunked": Chunked}
-    ),
-    "reservation": Part(
-        (Reservation,), {"full": Full, "ratio": Ratio, "predicted": Predicted, "none": NoReservation}
-    ),
+    "batching": Part((Batching,), {"prefill_first": PrefillFirst, "decode_first": DecodeFirst, "chunked": Chunked}),
+    "reservation": Part((Reservation,), {"full": Full, "ratio": Ratio, "predicted": Predicted, "none": NoReservation}),
     "preemption": Part((Preemption,), {"newest": Newest, "oldest": Oldest, "least_progress": LeastProgress}),
     "eviction": Part((Eviction,), {"lru": Lru, "lfu": Lfu, "fifo": Fifo, "random": RandomEviction}),
-    "prediction": Part(
-        (Prediction,), {"max_tokens": MaxTokens, "oracle": Oracle, "noisy_oracle": NoisyOracle}
-    ),
+    "prediction": Part((Prediction,), {"max_tokens": MaxTokens, "oracle": Oracle, "noisy_oracle": NoisyOracle}),
 }
 
 
@@ -86,9 +80,7 @@ def build(part: str, name: str, parameters: Mapping[str, Any]) -> Any:
         inspect.signature(cls).bind(**parameters)
     except TypeError as error:
         accepted = ", ".join(inspect.signature(cls).parameters) or "none"
-        raise PolicyError(
-            f"policy.{part}={name}: {error}. Parameters of {cls.__name__}: {accepted}"
-        ) from error
+        raise PolicyError(f"policy.{part}={name}: {error}. Parameters of {cls.__name__}: {accepted}") from error
     return cls(**parameters)
 
 

@@ -49,9 +49,7 @@ class Ratio(Reservation):
         clip_tokens: The most output tokens counted for one sequence.
     """
 
-    def __init__(
-        self, start: float = 0.7, floor: float = 0.1, decay_steps: int = 600, clip_tokens: int = 4096
-    ) -> None:
+    def __init__(self, start: float = 0.7, floor: float = 0.1, decay_steps: int = 600, clip_tokens: int = 4096) -> None:
         if not 0.0 <= floor <= start <= 1.0:
             raise PolicyError(
                 f"policy.reservation.start={start}, floor={floor}: shares of max_tokens, 0 <= floor <= start <= 1"

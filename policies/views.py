@@ -11,8 +11,8 @@ from typing import Protocol
 class SequenceView(Protocol):
     """A request inside the server, as a policy sees it.
 
-    ``cached <= computed <= total``: tokens at the front that the prefix cache holds, tokens whose KV a launched step has
-    written, tokens known or on their way.
+    ``cached <= computed <= total``: tokens at the front that the prefix cache holds, tokens whose KV a launched step
+    has written, tokens known or on their way.
     """
 
     @property
@@ -97,7 +97,7 @@ class CacheNode(Protocol):
 
     @property
     def inserted(self) -> int:
-        """Count of insertions into the tree when its tokens entered: smaller is older. Both halves of a split keep it."""
+        """Insertions into the tree when its tokens entered: smaller is older. Both halves of a split keep it."""
 
     @property
     def hits(self) -> int:

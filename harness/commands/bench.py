@@ -107,9 +107,7 @@ def _report(simulation: Simulation, requests: int, wall_s: float, cpu_s: float) 
         table.add_column(column, justify="right")
     steps = simulation.steps.steps
     # Kilobytes on Linux, bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1 << 20 if sys.platform == "darwin" else 1 << 10
-    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     table.add_row(
         f"{requests / cpu_s:,.0f}",
         f"{steps / cpu_s:,.0f}",
@@ -123,7 +121,7 @@ def _report(simulation: Simulation, requests: int, wall_s: float, cpu_s: float) 
 
 
 def _profile(simulation: Simulation) -> None:
-    """Own time by file, as shares: the profiler slows small functions most, so trust the order more than the numbers."""
+    """Own time by file. The profiler slows small functions most: trust the order more than the numbers."""
     from rich.console import Console
     from rich.table import Table
 

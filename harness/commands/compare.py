@@ -64,12 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run directory; the first is the baseline"
-    )
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="where the plot goes (RUN/compare.png of the first)"
-    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory; the first is the baseline")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="where the plot goes (RUN/compare.png of the first)")
     return parser
 
 

@@ -103,9 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     stats = command("stats", "Describe a trace: a table and a plot.", STATS_EXAMPLE)
     stats.add_argument("trace", metavar="TRACE", help="a file, or a name that `trace list` shows")
     stats.add_argument("--plot", type=Path, metavar="FILE", help="save a plot (.png, .svg, .pdf)")
-    stats.add_argument(
-        "--window-s", type=float, default=600.0, metavar="S", help="windows of the hit ratio (600 s)"
-    )
+    stats.add_argument("--window-s", type=float, default=600.0, metavar="S", help="windows of the hit ratio (600 s)")
     stats.set_defaults(run=_stats)
 
     convert = command("convert", "Read a trace, change it, write it in another format.", CONVERT_EXAMPLE)
@@ -175,9 +173,7 @@ CHANGES = (  # in the order in which they are applied: first what selects reques
     Change("head", int, "N", "the first requests", transforms.head),
     Change("rate_scale", float, "X", "this many times the rate", transforms.scale_rate),
     Change("rate", float, "X", "this mean rate, requests per second", transforms.at_rate),
-    Change(
-        "time_scale", float, "X", "arrivals and think times this many times as slow", transforms.scale_time
-    ),
+    Change("time_scale", float, "X", "arrivals and think times this many times as slow", transforms.scale_time),
     Change(
         "cap_prompt",
         int,
@@ -273,9 +269,7 @@ def _list(_: argparse.Namespace) -> None:
     table.add_column("what it is")
     table.add_column("here")
     for name, path in bundled().items():
-        table.add_row(
-            name, _size(path.stat().st_size), "Apache-2.0", "Bundled, generated: chat sessions", "yes"
-        )
+        table.add_row(name, _size(path.stat().st_size), "Apache-2.0", "Bundled, generated: chat sessions", "yes")
     for name, entry in catalog.catalog().items():
         size = UNKNOWN if entry.bytes is None else _size(entry.bytes)
         here = "no" if catalog.find(name) is None else "yes"

@@ -25,9 +25,7 @@ class Fields:
         """Raises :class:`CostConfigError` if the mapping has a key outside ``known``."""
         for key in self._values:
             if key not in known:
-                raise CostConfigError(
-                    f"{self._name(key)} is unknown: choose among {', '.join(sorted(known))}"
-                )
+                raise CostConfigError(f"{self._name(key)} is unknown: choose among {', '.join(sorted(known))}")
 
     def has(self, key: str) -> bool:
         """True if the field is there and not null."""

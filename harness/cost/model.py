@@ -110,9 +110,7 @@ class ModelShape:
         hidden_size = fields.integer("hidden_size")
         kv_heads = fields.integer("num_key_value_heads", default=heads)
         if heads % kv_heads:
-            raise CostConfigError(
-                f"{source}: num_key_value_heads={kv_heads} must divide num_attention_heads={heads}"
-            )
+            raise CostConfigError(f"{source}: num_key_value_heads={kv_heads} must divide num_attention_heads={heads}")
         if not fields.has("head_dim") and hidden_size % heads:
             raise CostConfigError(
                 f"{source}: head_dim is missing, and num_attention_heads={heads} does not divide "
@@ -138,8 +136,7 @@ class ModelShape:
         )
         if shape.experts_per_token > shape.experts:
             raise CostConfigError(
-                f"{source}: num_experts_per_tok={shape.experts_per_token} must be at most the "
-                f"{shape.experts} experts"
+                f"{source}: num_experts_per_tok={shape.experts_per_token} must be at most the {shape.experts} experts"
             )
         return shape
 
@@ -243,8 +240,7 @@ def load_model_config(path: str | Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CostConfigError(
-            f"model.path={path}: cannot read {file} ({error.strerror}): "
-            "give a Hugging Face config.json or its folder"
+            f"model.path={path}: cannot read {file} ({error.strerror}): give a Hugging Face config.json or its folder"
         ) from None
     except ValueError as error:
         raise CostConfigError(f"model.path={path}: {file} is not JSON ({error})") from None
@@ -267,17 +263,13 @@ def _family(config: Mapping[str, Any], source: str) -> _Family:
         )
     window = config.get("sliding_window")
     if window is not None and config.get("use_sliding_window", True):
-        raise CostConfigError(
-            f"{source}: sliding_window={window!r} is not modelled: set it to null for full attention"
-        )
+        raise CostConfigError(f"{source}: sliding_window={window!r} is not modelled: set it to null for full attention")
     if config.get("mlp_bias"):
         raise CostConfigError(f"{source}: mlp_bias=true is not modelled: set it to false")
     return _FAMILIES[name]
 
 
-def _experts(
-    fields: Fields, config: Mapping[str, Any], family: _Family, layers: int, source: str
-) -> dict[str, int]:
+def _experts(fields: Fields, config: Mapping[str, Any], family: _Family, layers: int, source: str) -> dict[str, int]:
     """The MoE attributes of :class:`ModelShape`; none for a dense model."""
     if family.experts_field is None:
         return {}

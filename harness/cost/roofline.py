@@ -64,9 +64,7 @@ class Roofline(CostModel):
         model.check_tp(tp)
         for knob, dtype in (("weight_dtype", weight_dtype), ("kv_dtype", kv_dtype)):
             if dtype not in DTYPE_BYTES:
-                raise CostConfigError(
-                    f"cost.{knob}={dtype!r} is unknown: choose among {', '.join(DTYPE_BYTES)}"
-                )
+                raise CostConfigError(f"cost.{knob}={dtype!r} is unknown: choose among {', '.join(DTYPE_BYTES)}")
         self.model = model
         self.hardware = hardware
         self.tp = tp
@@ -98,9 +96,7 @@ class Roofline(CostModel):
         if shape.decode_sequences:
             seconds += self.decode_attention_s(shape.decode_context)
         if shape.prefill_sequences:
-            seconds += self.prefill_attention_s(
-                shape.prefill_tokens, shape.prefill_pairs, shape.prefill_context
-            )
+            seconds += self.prefill_attention_s(shape.prefill_tokens, shape.prefill_pairs, shape.prefill_context)
         return seconds
 
     def decode_s(self, sequences: int, rows: int, context: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -248,9 +244,7 @@ class Roofline(CostModel):
         self._prefill_token_s = model.layers * 2 * query * self._activation_bytes / bandwidth
 
 
-def build_roofline(
-    model: Mapping[str, Any], hardware: Mapping[str, Any], tp: int, cost: Mapping[str, Any]
-) -> Roofline:
+def build_roofline(model: Mapping[str, Any], hardware: Mapping[str, Any], tp: int, cost: Mapping[str, Any]) -> Roofline:
     """A roofline from configuration.
 
     Args:
@@ -263,9 +257,7 @@ def build_roofline(
         CostConfigError: A knob is missing, unknown or out of range.
     """
     fields = Fields(cost, "cost.")
-    fields.refuse_unknown(
-        ("name", "weight_dtype", "kv_dtype", "step_overhead_s", "graph_launch_s", "kernel_launch_s")
-    )
+    fields.refuse_unknown(("name", "weight_dtype", "kv_dtype", "step_overhead_s", "graph_launch_s", "kernel_launch_s"))
     return Roofline(
         ModelShape.from_config(model),
         Hardware.from_config(hardware),

@@ -154,9 +154,7 @@ def _latency_rows(metric: str, values: Sequence[Array], pairs: Sequence[Pairs | 
     for name, p in QUANTILES.items():
         samples = [Sample(value) for value in values]
         points = [float(sample.quantile(p)) if sample.count else None for sample in samples]
-        intervals = [
-            quantile_difference(values[0], value, pair, p) for value, pair in zip(values, pairs, strict=True)
-        ]
+        intervals = [quantile_difference(values[0], value, pair, p) for value, pair in zip(values, pairs, strict=True)]
         rows.append(Row(f"{metric} {name}", "ms", smaller_is_better=True, cells=_cells(points, intervals)))
     return rows
 
@@ -170,8 +168,7 @@ def _itl_rows(runs: Sequence[Run]) -> list[Row]:
         intervals: list[Interval | None] = [None] * len(runs)
         if all(metric["count"] for metric in metrics):
             first, *_ = known = [
-                (metric[statistic] * 1e3, tuple(np.multiply(metric["ci95"][statistic], 1e3)))
-                for metric in metrics
+                (metric[statistic] * 1e3, tuple(np.multiply(metric["ci95"][statistic], 1e3))) for metric in metrics
             ]
             intervals = [independent_difference(*first, *other) for other in known]
         rows.append(Row(f"ITL {statistic}", "ms", smaller_is_better=True, cells=_cells(points, intervals)))
@@ -182,9 +179,7 @@ def _throughput_rows(runs: Sequence[Run]) -> list[Row]:
     """One number a run: without a sample there is no interval."""
     throughputs = [run.summary["throughput"] for run in runs]
     return [
-        Row(
-            name, unit, smaller_is_better=False, cells=_cells([throughput[key] for throughput in throughputs])
-        )
+        Row(name, unit, smaller_is_better=False, cells=_cells([throughput[key] for throughput in throughputs]))
         for name, (key, unit) in THROUGHPUTS.items()
     ]
 
@@ -224,9 +219,7 @@ def _cells(points: Sequence[float | None], intervals: Sequence[Interval | None] 
     for position, point in enumerate(others, start=1):
         known = point is not None and first is not None
         interval = intervals[position] if intervals and known else None
-        cells.append(
-            Cell(point, point - first if point is not None and first is not None else None, interval)
-        )
+        cells.append(Cell(point, point - first if point is not None and first is not None else None, interval))
     return tuple(cells)
 
 

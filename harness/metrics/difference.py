@@ -67,9 +67,7 @@ def mean_difference(first: Array, other: Array, pairs: Pairs | None) -> Interval
     return difference - half, difference + half
 
 
-def independent_difference(
-    first: float, first_interval: Interval, other: float, other_interval: Interval
-) -> Interval:
+def independent_difference(first: float, first_interval: Interval, other: float, other_interval: Interval) -> Interval:
     """95 % interval of ``other - first`` from an interval of each (MOVER: Zou and Donner 2008).
 
     For what is known of two runs only by its estimate and interval, and comes from independent draws.

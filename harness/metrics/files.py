@@ -63,9 +63,7 @@ def write_steps(run_dir: Path, steps: Columns, decisions: Decisions | None) -> N
     Raises:
         RunError: The file cannot be written.
     """
-    arrays = {
-        column.name: _to_arrow(column, steps) for column in STEP_COLUMNS if column.kind not in LIST_KINDS
-    }
+    arrays = {column.name: _to_arrow(column, steps) for column in STEP_COLUMNS if column.kind not in LIST_KINDS}
     arrays |= _decision_arrays(decisions, len(steps["step"]))
     _write_table(run_dir / STEPS, {column.name: arrays[column.name] for column in STEP_COLUMNS})
 
@@ -94,8 +92,7 @@ def load_run(path: Path | str) -> Run:
     missing = [name for name in (CONFIG, SUMMARY, REQUESTS) if not (path / name).is_file()]
     if missing:
         raise RunError(
-            f"{path} is not a run directory: it has no {', no '.join(missing)}; "
-            "give one that `harness run` wrote"
+            f"{path} is not a run directory: it has no {', no '.join(missing)}; give one that `harness run` wrote"
         )
     return Run(path, config=_read_config(path / CONFIG), summary=_read_summary(path / SUMMARY))
 
@@ -143,9 +140,7 @@ class Run:
         table = self._table(REQUESTS)
         missing = [column.name for column in REQUEST_COLUMNS if column.name not in table.column_names]
         if missing:
-            raise RunError(
-                f"{self.path / REQUESTS}: it has no column {missing[0]!r}; run it again with this version"
-            )
+            raise RunError(f"{self.path / REQUESTS}: it has no column {missing[0]!r}; run it again with this version")
         return {column.name: _to_numpy(column, table) for column in REQUEST_COLUMNS}
 
     def decisions(self) -> Decisions:
@@ -200,9 +195,7 @@ def _to_arrow(column: Column, columns: Columns) -> pa.Array:
     return _primitive(values, pa.from_numpy_dtype(values.dtype), null)
 
 
-def _primitive(
-    values: Array, kind: pa.DataType, null: Array | None = None, rows: int | None = None
-) -> pa.Array:
+def _primitive(values: Array, kind: pa.DataType, null: Array | None = None, rows: int | None = None) -> pa.Array:
     """An Arrow array over NumPy's memory; ``pa.array`` would import pandas, half a second of a short run."""
     import pyarrow as pa
 
@@ -218,9 +211,7 @@ def _strings(words: Sequence[str | None]) -> pa.Array:
     offsets = np.zeros(len(words) + 1, dtype=np.int32)
     np.cumsum([len(word) for word in encoded], out=offsets[1:])
     valid = pa.py_buffer(_bits(np.array([word is not None for word in words], dtype=bool)))
-    return pa.StringArray.from_buffers(
-        len(words), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)), valid
-    )
+    return pa.StringArray.from_buffers(len(words), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)), valid)
 
 
 def _bits(flags: Array) -> Array:
@@ -261,9 +252,7 @@ def _decision_arrays(decisions: Decisions | None, rows: int) -> dict[str, pa.Arr
         if column.kind in LIST_KINDS:
             offsets, values = decisions.lists()[column.name]
             if len(offsets) != rows + 1:
-                raise RunError(
-                    f"steps: {column.name!r} has {len(offsets)} offsets for {rows} steps, not one more"
-                )
+                raise RunError(f"steps: {column.name!r} has {len(offsets)} offsets for {rows} steps, not one more")
             kind = kinds[column.kind]
             arrays[column.name] = pa.ListArray.from_arrays(
                 _primitive(offsets.astype(np.int32), pa.int32()),
@@ -303,9 +292,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}); choose hydra.run.dir=DIR"
-        ) from error
+        raise RunError(f"{path}: cannot be written ({error.strerror or error}); choose hydra.run.dir=DIR") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

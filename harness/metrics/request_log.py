@@ -66,9 +66,7 @@ class RequestLog:
         self._error[row] = error
         self.ended += 1
 
-    def count(
-        self, row: int, output_tokens: int, cached: int, chunks: int, preemptions: int, recomputed: int
-    ) -> None:
+    def count(self, row: int, output_tokens: int, cached: int, chunks: int, preemptions: int, recomputed: int) -> None:
         """What the server counted for a request, tokens but for chunks and preemptions."""
         self._output_tokens[row] = output_tokens
         counts = self._counts
@@ -91,9 +89,7 @@ class RequestLog:
             requests=len(self._trace),
             in_flight=int((~np.isnan(times["sent_s"])).sum()) - self.ended,
             output_tokens=output_tokens,
-            hit_ratio=int(self._counts["cached_tokens"][admitted].sum()) / prompt_tokens
-            if prompt_tokens
-            else None,
+            hit_ratio=int(self._counts["cached_tokens"][admitted].sum()) / prompt_tokens if prompt_tokens else None,
             ttft_p50_s=p50_s,
             ttft_p99_s=p99_s,
         )

@@ -257,9 +257,7 @@ def complete_steps(base: Columns) -> dict[str, Array]:
     return _complete("steps", scalar, base, _STEP_DERIVATIONS)
 
 
-def _complete(
-    table: str, schema: tuple[Column, ...], base: Columns, derivations: Derivations
-) -> dict[str, Array]:
+def _complete(table: str, schema: tuple[Column, ...], base: Columns, derivations: Derivations) -> dict[str, Array]:
     by_name = {column.name: column for column in schema}
     for name in base:
         if name not in by_name:
@@ -271,10 +269,7 @@ def _complete(
     for column in schema:
         if column.name not in given and not column.derived:
             given[column.name] = _null(table, column, rows)
-    return {
-        column.name: derivations[column.name](given) if column.derived else given[column.name]
-        for column in schema
-    }
+    return {column.name: derivations[column.name](given) if column.derived else given[column.name] for column in schema}
 
 
 def _checked(table: str, column: Column, values: Array, rows: int) -> Array:
@@ -285,14 +280,8 @@ def _checked(table: str, column: Column, values: Array, rows: int) -> Array:
     if values.dtype != wanted and not _fits(values, wanted):
         raise SchemaError(f"{where} is {values.dtype}, give {wanted}")
     values = values.astype(wanted, copy=False)
-    if (
-        column.kind is Kind.CODE
-        and rows
-        and not NULL <= int(values.min()) <= int(values.max()) < len(column.choices)
-    ):
-        raise SchemaError(
-            f"{where} has a code outside 0..{len(column.choices) - 1}: {', '.join(column.choices)}"
-        )
+    if column.kind is Kind.CODE and rows and not NULL <= int(values.min()) <= int(values.max()) < len(column.choices):
+        raise SchemaError(f"{where} has a code outside 0..{len(column.choices) - 1}: {', '.join(column.choices)}")
     if not column.nullable:
         null = np.isnan(values) if column.kind is Kind.FLOAT else values == NULL
         # -1 is a fine priority or identity where nothing can be null
@@ -313,9 +302,7 @@ def _fits(values: Array, wanted: np.dtype[Any]) -> bool:
 
 def _null(table: str, column: Column, rows: int) -> Array:
     if not column.nullable:
-        raise SchemaError(
-            f"{table}: column {column.name!r} ({column.meaning}) is missing and may not be null"
-        )
+        raise SchemaError(f"{table}: column {column.name!r} ({column.meaning}) is missing and may not be null")
     fill = {Kind.FLOAT: np.nan, Kind.TEXT: None}.get(column.kind, NULL)
     return np.broadcast_to(np.array(fill, dtype=_NUMPY[column.kind]), rows)
 

@@ -45,9 +45,7 @@ class Slo:
         for limit in _COLUMN:
             value = getattr(self, limit)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise SloError(
-                    f"slo.{limit}={value}: give a positive number of seconds, or null for no limit"
-                )
+                raise SloError(f"slo.{limit}={value}: give a positive number of seconds, or null for no limit")
 
     @property
     def limits(self) -> dict[str, float]:

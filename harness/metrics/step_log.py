@@ -55,8 +55,8 @@ class RunTiming(NamedTuple):
 class StepLog:
     """Columns of :data:`harness.metrics.schema.STEP_COLUMNS`.
 
-    A record is a step or a run of steps. What differs within a run is kept by step, the rest by record, and the table is
-    made at the end.
+    A record is a step or a run of steps. What differs within a run is kept by step, the rest by record, and the
+    table is made at the end.
 
     Attributes:
         steps: Steps recorded.
@@ -151,9 +151,7 @@ class StepLog:
         """The base columns, as :func:`harness.metrics.schema.complete_steps` takes them."""
         records = np.frombuffer(self._shared, np.int64).reshape(-1, len(_SHARED))
         steps = records[:, 0]
-        shared = {
-            name: np.repeat(records[:, index], steps) for index, name in enumerate(_SHARED) if name != "steps"
-        }
+        shared = {name: np.repeat(records[:, index], steps) for index, name in enumerate(_SHARED) if name != "steps"}
         start_s, duration_s, wait_s = (np.frombuffer(column) for column in self._times)
         new_pages, evicted = (np.frombuffer(column, np.int64) for column in self._taken)
         # Within a run: free pages are used first, then the cache is evicted page by page.

@@ -22,9 +22,7 @@ class TokenLog:
 
     def __init__(self) -> None:
         self._times = array("d")  # by decode step
-        self._spans: dict[
-            int, list[int]
-        ] = {}  # request id -> first, end, first, end, ... (end open while it decodes)
+        self._spans: dict[int, list[int]] = {}  # request id -> first, end, first, end, ... (end open while it decodes)
         self._prefilled: dict[int, list[float]] = {}  # request id -> times of tokens that a prefill sampled
         self._pooled_first = array("q")  # shared gaps of ended requests end with steps first ... end - 1
         self._pooled_end = array("q")

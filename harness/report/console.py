@@ -105,9 +105,7 @@ def _goodput(goodput: Mapping[str, Any]) -> list[str]:
         _rule(f"SLO {goodput['slo']}", "-"),
         _line("Attainment (% of sent):", goodput["attainment"], 100),
         *(
-            _line(
-                f"{limit.removesuffix('_s').upper()} <= {value * 1e3:g} ms (% of sent):", by_limit[limit], 100
-            )
+            _line(f"{limit.removesuffix('_s').upper()} <= {value * 1e3:g} ms (% of sent):", by_limit[limit], 100)
             for limit, value in goodput["limits"].items()
         ),
     ]

@@ -44,9 +44,7 @@ def plot_cdfs(runs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
     figure = Figure(figsize=(13, 4.6), dpi=120, facecolor="white", layout="constrained")
     formats = FigureCanvasAgg(figure).get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in formats:
-        raise PlotError(
-            f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf"
-        )
+        raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
     panels: Sequence[Axes] = figure.subplots(1, len(TITLES), sharey=True)
     for axes, (column, title) in zip(panels, TITLES.items(), strict=True):
         _draw(axes, title, {name: values[column] for name, values in runs.items()})

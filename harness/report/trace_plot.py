@@ -38,9 +38,7 @@ def plot_trace(trace: Trace, stats: Stats, path: Path) -> None:
     figure = Figure(figsize=(13, 4.4), dpi=120, facecolor="white", layout="constrained")
     formats = FigureCanvasAgg(figure).get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in formats:
-        raise PlotError(
-            f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf"
-        )
+        raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
     arrivals, lengths, hits = figure.subplots(1, 3)
     _draw_arrivals(arrivals, trace, stats)
     _draw_lengths(lengths, trace)

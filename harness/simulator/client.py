@@ -20,8 +20,8 @@ from traces.prompts import PromptMaker
 class Client:
     """Sends every request of a workload and notes how it ended.
 
-    A request whose turn before has not ended arrives when that has, and its think time has passed, if that is later than
-    the trace says.
+    A request whose turn before has not ended arrives when that has, and its think time has passed, if that is later
+    than the trace says.
 
     Attributes:
         finished: An event for the end of the last request.
@@ -93,9 +93,7 @@ class Client:
         request_id = sequence.request_id
         log = self._log
         log.times["client_last_token_s"][row] = time_s
-        itl = self._tokens.close(
-            request_id, sequence.output_tokens, pool=log.arrival_s[row] >= self._workload.warmup_s
-        )
+        itl = self._tokens.close(request_id, sequence.output_tokens, pool=log.arrival_s[row] >= self._workload.warmup_s)
         times = log.times
         times["itl_p50_s"][row], times["itl_p99_s"][row], times["itl_max_s"][row] = itl
         self.output_tokens += sequence.output_tokens
@@ -105,6 +103,7 @@ class Client:
 
     def row_refused(self, row: int, sequence: Sequence, error: str, time_s: float) -> None:
         """The server refused a request."""
+        self._count(row, sequence)
         self._log.end(row, "rejected", "error", error)
         self._next(row, time_s)
 

@@ -117,8 +117,9 @@ class ModelledEngine:
         return (host_s if host_s > end_s else end_s) + self._commit_s(sampled)
 
     def foresee(self, batch: Batch, steps: int, host_s: float) -> Foresight:
-        """Times of the next ``steps`` steps like ``batch``, the last one launched: the same floats, added in the same order,
-        as :meth:`launch` and :meth:`commit` give.
+        """Times of the next ``steps`` steps like ``batch``, the last one launched.
+
+        They are the floats, added in the same order, that :meth:`launch` and :meth:`commit` would give one by one.
         """
         shape, graph = self._shape(batch)
         sequences = len(batch.decodes)

@@ -19,8 +19,8 @@ _LATE = 2  # at equal times, after everything that arrives then
 class Environment(simpy.Environment):
     """A SimPy environment whose clock can be aimed at exactly.
 
-    SimPy's timeouts are delays, and ``now + (time - now)`` need not be ``time``. Leaping over decode steps gives the same
-    tables as running them one by one only where both arrive at the same floats.
+    SimPy's timeouts are delays, and ``now + (time - now)`` need not be ``time``. Leaping over decode steps gives the
+    same tables as running them one by one only where both arrive at the same floats.
     """
 
     def at(self, time: float, callback: Callable[[], None]) -> None:

@@ -103,7 +103,6 @@ Output = Emission | EmissionRun
 
 
 def api_server(
-    env: Environment,
     inbox: Mailbox[Submission],
     tokenizer: Mailbox[Submission],
     log: RequestLog,
@@ -142,9 +141,7 @@ def tokenizers(
             env.at(arrived.at_s, lambda arrived=arrived: queue(arrived))  # type: ignore[misc]
 
 
-def detokenizer(
-    env: Environment, inbox: Mailbox[Output], api: Mailbox[Output], log: RequestLog, costs: HopCosts
-) -> Process:
+def detokenizer(inbox: Mailbox[Output], api: Mailbox[Output], log: RequestLog, costs: HopCosts) -> Process:
     """Turns output tokens into text."""
     detokenized_s = log.times["detokenized_s"]
     free_s = 0.0
@@ -164,7 +161,6 @@ def detokenizer(
 
 
 def api_sender(
-    env: Environment,
     inbox: Mailbox[Output],
     log: RequestLog,
     tokens: TokenLog,

@@ -90,11 +90,11 @@ class Simulation:
             self.tokens,
             server.hops,
         )
-        env.process(api_server(env, api, tokenizer, self.requests, server.hops))
+        env.process(api_server(api, tokenizer, self.requests, server.hops))
         env.process(tokenizers(env, tokenizer, worker.queue, self.requests, server.hops))
         env.process(worker.run())
-        env.process(detokenizer(env, detokenizing, sending, self.requests, server.hops))
-        env.process(api_sender(env, sending, self.requests, self.tokens, server.hops, client.row_ended))
+        env.process(detokenizer(detokenizing, sending, self.requests, server.hops))
+        env.process(api_sender(sending, self.requests, self.tokens, server.hops, client.row_ended))
         env.process(client.run())
         self._client = client
         self._worker = worker

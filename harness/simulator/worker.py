@@ -146,9 +146,7 @@ class Worker:
             row = rows.pop(sequence.request_id)
             self._times["last_token_s"][row] = now
             ended.append((row, sequence))
-        self._detokenizer.put(
-            Emission(now + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended)
-        )
+        self._detokenizer.put(Emission(now + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended))
 
     def _pass_time(self, foresight: Foresight) -> Generator[Event, None, int]:
         """Wait until the foreseen steps are over or a message comes; returns how many steps that is."""

@@ -51,8 +51,8 @@ class Snapshot(NamedTuple):
 class Batch:
     """One step: a chunk each of some prompts, one token each of some decoding sequences.
 
-    KV of position ``p`` of a sequence goes to slot ``page_table[row, p // page_size] * page_size + p % page_size`` of the
-    scheduler's page table, which holds until the step is committed.
+    KV of position ``p`` of a sequence goes to slot ``page_table[row, p // page_size] * page_size + p % page_size`` of
+    the scheduler's page table, which holds until the step is committed.
 
     Attributes:
         step: Number of the step, counting up from 0.

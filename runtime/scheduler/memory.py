@@ -17,8 +17,8 @@ class KvMemory:
     """The page pool, the prefix cache and the page table, kept in step.
 
     Attributes:
-        table: (max_running, max_row_pages) int32: the page of each page-sized run of a sequence's tokens, by the row that
-            the sequence occupies. The engine reads it.
+        table: (max_running, max_row_pages) int32: the page of each page-sized run of a sequence's tokens, by the row
+            that the sequence occupies. The engine reads it.
 
     Args:
         config: Sizes.

@@ -25,8 +25,8 @@ class RequestRejectedError(ValueError):
 class Scheduler:
     """Admission, batching, prefix caching, preemption and retirement of sequences.
 
-    Steps are numbered; batch ``n + 1`` may be scheduled before batch ``n`` is committed (overlap scheduling), one step in
-    flight and not more. What a sequence holds is given back only when the last step that refers to it is committed.
+    Steps are numbered; batch ``n + 1`` may be scheduled before batch ``n`` is committed (overlap scheduling), one step
+    in flight and not more. What a sequence holds is given back only when the last step that refers to it is committed.
 
     Args:
         config: Sizes.
@@ -36,9 +36,7 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, policy: Policy) -> None:
         self.config = config
         self.policy = policy
-        cache: PrefixCache = (
-            RadixCache(config.page_size, policy.eviction) if policy.prefix_cache else NoPrefixCache()
-        )
+        cache: PrefixCache = RadixCache(config.page_size, policy.eviction) if policy.prefix_cache else NoPrefixCache()
         self.memory = KvMemory(config, cache)
         self._waiting = waiting_queue(policy.order)
         self._sequences: dict[int, Sequence] = {}  # everyone who is not done, by request id

@@ -20,9 +20,7 @@ class State(Enum):
 
     WAITING = auto()  # queued: no row, no pages
     RUNNING = auto()  # admitted
-    LEAVING = (
-        auto()
-    )  # finished, aborted or preempted, while a step in flight still refers to its row and pages
+    LEAVING = auto()  # finished, aborted or preempted, while a step in flight still refers to its row and pages
     DONE = auto()
 
 

@@ -19,7 +19,7 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which engine the workers build.
 
     Attributes:
-        factory: Dotted path of a function ``(options, place: runtime.server.worker.EnginePlace) -> Engine``.
+        factory: Dotted path of a function ``(options, place: runtime.engine.place.EnginePlace) -> Engine``.
         options: Its first argument.
     """
 
@@ -32,6 +32,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         model: The name that clients ask for.
+        vocab_size: Token ids are below it.
         tokenizer: Folder with a Hugging Face ``tokenizer.json``; None for the built-in byte-level tokenizer.
         scheduler: Sizes.
         policy: Configuration of :func:`policies.build_policy`.
@@ -48,6 +49,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     model: str
+    vocab_size: int
     scheduler: SchedulerConfig
     policy: dict[str, Any]
     engine: EngineSpec
@@ -64,6 +66,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         for name, low, high in (
+            ("vocab_size", 1, 1 << 31),
             ("tp", 1, 64),
             ("tokenizers", 1, 64),
             ("port", 0, 65535),

@@ -19,7 +19,6 @@ from runtime.messages import (
     Tokenized,
     TokenIds,
     ToTokenizer,
-    id_bytes,
     ids_of,
 )
 from runtime.server.config import Place
@@ -47,6 +46,7 @@ class TokenizerProcess:
         self._inbox = Inbox(place.path, place.name, ToTokenizer)
         self._outbox = Outbox(place.path)
         self._tokenizer = load_tokenizer(place.config.tokenizer)
+        self._vocab_size = place.config.vocab_size
         sizes = place.config.scheduler
         # The last output token's KV is never needed.
         self._longest = min(sizes.max_context, sizes.pages * sizes.page_size + 1)
@@ -66,7 +66,7 @@ class TokenizerProcess:
 
     def _tokenize(self, request: Request) -> None:
         try:
-            tokenized = _tokenized(request, self._tokenizer, self._longest)
+            tokenized = _tokenized(request, self._tokenizer, self._vocab_size, self._longest)
         except (ValueError, RecursionError) as error:
             refused = refusal(request.request_id, str(error), received_s=request.received_s)
             self._outbox.send(request.frontend, refused)
@@ -74,16 +74,16 @@ class TokenizerProcess:
             self._outbox.send(WORKER.format(0), tokenized)
 
 
-def _tokenized(request: Request, tokenizer: TextTokenizer, longest: int) -> Tokenized:
+def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, longest: int) -> Tokenized:
     prompt = request.prompt
     if isinstance(prompt, bytes):
-        ids = _checked(prompt, tokenizer.vocab_size, "prompt")
+        ids = _checked(prompt, vocab_size, "prompt")
     elif isinstance(prompt, str):
         ids = np.asarray(tokenizer.encode(prompt), np.int32)
     else:
         ids = np.asarray(tokenizer.encode_chat(prompt), np.int32)
     if request.foretold is not None:
-        _checked(request.foretold, tokenizer.vocab_size, "foretold")
+        _checked(request.foretold, vocab_size, "foretold")
     if any(not stop for stop in request.stop):
         raise TemplateError("stop: an empty string ends nothing")
     # A prompt that leaves no room is the scheduler's to refuse.
@@ -114,5 +114,3 @@ def _checked(data: bytes, vocab_size: int, field: str) -> TokenIds:
         raise ValueError(f"{field}: token id {wrong} is not below the vocabulary of {vocab_size}")
     return ids
 
-
-__all__ = ["TokenizerProcess", "id_bytes", "refusal"]
