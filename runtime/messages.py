@@ -39,13 +39,31 @@ class ChatTurn(msgspec.Struct, frozen=True):
     content: str
 
 
+class TextPrompt(Message):
+    """A prompt to be tokenized."""
+
+    text: str
+
+
+class TokenPrompt(Message):
+    """A prompt that is int32 token ids already."""
+
+    ids: bytes
+
+
+class ChatPrompt(Message):
+    """A conversation, to be rendered by the model's chat template and tokenized."""
+
+    turns: list[ChatTurn]
+
+
 class Request(Message):
     """A frontend (the API server, or a client without HTTP) to a tokenizer: a request.
 
     Attributes:
         request_id: Unique among the requests in the server.
         frontend: Inbox of whom to answer.
-        prompt: Text, int32 token ids, or a conversation to be rendered by the model's chat template.
+        prompt: What the output goes on from.
         max_tokens: The most output tokens, or None for as many as the context has room for.
         params: How tokens are chosen.
         stop: Strings that end the output; they are not part of it.
@@ -61,7 +79,7 @@ class Request(Message):
 
     request_id: int
     frontend: str
-    prompt: str | bytes | list[ChatTurn]
+    prompt: TextPrompt | TokenPrompt | ChatPrompt
     max_tokens: int | None
     params: SamplingParams
     stop: list[str] = []

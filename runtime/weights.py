@@ -103,9 +103,7 @@ def _check_names(folder: Path, wanted: set[str], found: set[str]) -> None:
         raise WeightsError(f"{folder}: {_some(missing)} missing in the checkpoint; is this the model's config.json?")
     # Old checkpoints keep rotary tables; tied ones may hold the head twice.
     unexpected = sorted(
-        name
-        for name in found - wanted
-        if not name.endswith(".rotary_emb.inv_freq") and name != "lm_head.weight"
+        name for name in found - wanted if not name.endswith(".rotary_emb.inv_freq") and name != "lm_head.weight"
     )
     if unexpected:
         raise WeightsError(f"{folder}: {_some(unexpected)} in the checkpoint, which the model does not have")

@@ -26,6 +26,7 @@ _SHARED = (
     "running",
     "pages_free",
     "pages_cached",
+    "evicted_pages",
     "preempted",
 )
 
@@ -71,7 +72,7 @@ class StepLog:
         self.steps = 0
         self.decode_steps = 0
         self._times = (array("d"), array("d"), array("d"))  # by step: start, duration, device wait
-        self._taken = (array("q"), array("q"))  # by step: new pages (of a run), evicted pages
+        self._new_pages = array("q")  # by step, of runs; 0 for a step recorded as it stood when it was planned
         self._shared = array("q")  # by record: _SHARED
         self._schedule_s = array("d")  # by record
         self._decodes: list[Sequence] = []  # of the last step that decoded
@@ -96,8 +97,7 @@ class StepLog:
         start_s.append(timing.start_s)
         duration_s.append(timing.duration_s)
         wait_s.append(timing.gpu_wait_s)
-        self._taken[0].append(0)
-        self._taken[1].append(now.evicted_pages)
+        self._new_pages.append(0)
         self._shared.extend(
             (
                 1,
@@ -109,7 +109,8 @@ class StepLog:
                 now.waiting,
                 now.running,
                 now.free_pages,
-                now.evictable_pages + now.evicted_pages,
+                now.evictable_pages,
+                now.evicted_pages,
                 now.preempted,
             )
         )
@@ -126,8 +127,7 @@ class StepLog:
         start_s.frombytes(timing.start_s.tobytes())
         duration_s.frombytes(timing.duration_s.tobytes())
         wait_s.frombytes(timing.gpu_wait_s.tobytes())
-        self._taken[0].frombytes(run.new_pages.tobytes())
-        self._taken[1].frombytes(run.evicted_pages.tobytes())
+        self._new_pages.frombytes(run.new_pages.tobytes())
         self._shared.extend(
             (
                 run.steps,
@@ -141,6 +141,7 @@ class StepLog:
                 now.free_pages,
                 now.evictable_pages,
                 0,
+                0,
             )
         )
         self._schedule_s.append(timing.cpu_schedule_s)
@@ -153,10 +154,14 @@ class StepLog:
         steps = records[:, 0]
         shared = {name: np.repeat(records[:, index], steps) for index, name in enumerate(_SHARED) if name != "steps"}
         start_s, duration_s, wait_s = (np.frombuffer(column) for column in self._times)
-        new_pages, evicted = (np.frombuffer(column, np.int64) for column in self._taken)
-        # Within a run: free pages are used first, then the cache is evicted page by page.
-        free = np.maximum(shared["pages_free"] - _within(new_pages, steps), 0)
-        cached = shared["pages_cached"] - _within(evicted, steps)
+        # Within a run pages come from the free ones first, and then from the cache.
+        taken = _within(np.frombuffer(self._new_pages, np.int64), steps)
+        evicted = np.maximum(taken - shared["pages_free"], 0)
+        free = shared["pages_free"] - taken + evicted
+        cached = shared["pages_cached"] - evicted
+        evicted_pages = np.diff(evicted, prepend=0)
+        first = steps.cumsum() - steps
+        evicted_pages[first] = evicted[first]
         return {
             "start_s": start_s,
             "duration_s": duration_s,
@@ -165,7 +170,7 @@ class StepLog:
             "pages_used": self._pages - free - cached,
             "pages_cached": cached,
             "pages_free": free,
-            "evicted_pages": evicted,
+            "evicted_pages": shared["evicted_pages"] + evicted_pages,
             "cpu_schedule_s": np.repeat(np.frombuffer(self._schedule_s), steps),
             "gpu_wait_s": wait_s,
         }

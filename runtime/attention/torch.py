@@ -35,9 +35,7 @@ class TorchAttention(Attention):
         # Decodes of about the same length together: padding at most doubles what is read.
         decodes = np.arange(prefills, len(lengths))
         classes = np.frexp(lengths[prefills:])[1]
-        groups = [
-            self._decode_group(metadata, decodes[classes == size], starts) for size in np.unique(classes)
-        ]
+        groups = [self._decode_group(metadata, decodes[classes == size], starts) for size in np.unique(classes)]
         return _TorchStep(self._kv, metadata.slots, chunks, groups)
 
     def _slots(self, pages: np.ndarray[tuple[int, ...], np.dtype[np.int32]], length: int) -> IntArray:

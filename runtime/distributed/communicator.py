@@ -79,9 +79,7 @@ class TorchCommunicator(Communicator):
         timeout_s: A collective that takes longer fails: a rank is gone.
     """
 
-    def __init__(
-        self, rank: int, size: int, *, backend: str, init_method: str, timeout_s: float = 600.0
-    ) -> None:
+    def __init__(self, rank: int, size: int, *, backend: str, init_method: str, timeout_s: float = 600.0) -> None:
         self.rank = rank
         self.size = size
         dist.init_process_group(

@@ -75,9 +75,7 @@ class SamplingParams:
     @property
     def penalised(self) -> bool:
         """Whether a token's logit depends on the tokens before it."""
-        return (
-            self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
-        )
+        return self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
 
 
 GREEDY = SamplingParams(temperature=0.0)

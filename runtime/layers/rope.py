@@ -38,9 +38,7 @@ class RotaryEmbedding(nn.Module):
         scaling: Llama 3.1's, or None.
     """
 
-    def __init__(
-        self, placement: Placement, head_dim: int, theta: float, scaling: Llama3Scaling | None
-    ) -> None:
+    def __init__(self, placement: Placement, head_dim: int, theta: float, scaling: Llama3Scaling | None) -> None:
         super().__init__()
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         frequencies = 1.0 / theta**exponents

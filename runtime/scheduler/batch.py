@@ -103,13 +103,11 @@ class DecodeRun:
     Attributes:
         batch: The last of them.
         steps: How many.
-        new_pages: (steps,) pages that each step took.
-        evicted_pages: (steps,) of those, pages evicted for it.
+        new_pages: (steps,) pages that each step took: first free ones, then evicted ones.
         before: The scheduler's state before the first.
     """
 
     batch: Batch
     steps: int
     new_pages: npt.NDArray[np.int64]
-    evicted_pages: npt.NDArray[np.int64]
     before: Snapshot

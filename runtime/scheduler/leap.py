@@ -58,11 +58,6 @@ class LeapingScheduler(Scheduler):
         first = held * page_size - computed
         takers = np.bincount(first, minlength=page_size)
         new_pages = np.concatenate([takers] * -(-steps // page_size))[:steps]
-        total = new_pages.cumsum()
-        total -= before.free_pages
-        np.maximum(total, 0, out=total)
-        evicted = total.copy()
-        evicted[1:] -= total[:-1]
         self.memory.grow_all(decodes, held, (steps - 1 - first) // page_size + 1)
         self.memory.take_evicted()
         for sequence in decodes:
@@ -74,7 +69,7 @@ class LeapingScheduler(Scheduler):
         self._committed += steps
         self.policy.reservation.stepped(steps)
         last = Batch(batch.step + steps, [], decodes, (computed + (steps - 1)).tolist(), [], self._snapshot())
-        return DecodeRun(last, steps, new_pages, evicted, before)
+        return DecodeRun(last, steps, new_pages, before)
 
     def _at_most(self, decodes: list[Sequence], steps: int) -> int:
         """Pages that so many steps can take: an upper bound."""

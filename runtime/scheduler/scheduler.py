@@ -146,12 +146,15 @@ class Scheduler:
         """
         self._settled = self.policy.batching.steady
         self._may_admit = True
+        preempted = self._preempted
         for plan in self.policy.batching.plan(self, now):
             decodes = self._plan_decodes(plan) if plan.decode and self._decoding else []
             budget = plan.prefill_tokens - (len(decodes) if plan.shared else 0)
             chunks = self._plan_chunks(budget, now) if budget > 0 else []
             if decodes or chunks:
                 return self._launch(chunks, decodes)
+        if self._preempted > preempted and not self._leaving:
+            return self.schedule(now)  # the only ones to decode were preempted: there is room for others now
         return None
 
     def commit(self, batch: Batch, tokens: list[int] | None, now: float) -> StepOutputs:

@@ -16,8 +16,10 @@ from runtime.messages import (
     Ping,
     Request,
     Stop,
-    Tokenized,
+    TextPrompt,
     TokenIds,
+    Tokenized,
+    TokenPrompt,
     ToTokenizer,
     ids_of,
 )
@@ -76,12 +78,12 @@ class TokenizerProcess:
 
 def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, longest: int) -> Tokenized:
     prompt = request.prompt
-    if isinstance(prompt, bytes):
-        ids = _checked(prompt, vocab_size, "prompt")
-    elif isinstance(prompt, str):
-        ids = np.asarray(tokenizer.encode(prompt), np.int32)
+    if isinstance(prompt, TokenPrompt):
+        ids = _checked(prompt.ids, vocab_size, "prompt")
+    elif isinstance(prompt, TextPrompt):
+        ids = np.asarray(tokenizer.encode(prompt.text), np.int32)
     else:
-        ids = np.asarray(tokenizer.encode_chat(prompt), np.int32)
+        ids = np.asarray(tokenizer.encode_chat(prompt.turns), np.int32)
     if request.foretold is not None:
         _checked(request.foretold, vocab_size, "foretold")
     if any(not stop for stop in request.stop):

@@ -1,0 +1,171 @@
+"""The engine that computes: one step at a time, in the order they were launched, on a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from runtime.attention.base import Attention, AttentionMetadata
+from runtime.attention.torch import TorchAttention
+from runtime.distributed import Communicator, SingleCommunicator, TorchCommunicator
+from runtime.engine.engine import Engine, StepResult, TokenLogprobs
+from runtime.engine.inputs import StepInputs, step_inputs
+from runtime.engine.memory import kv_pool
+from runtime.engine.params import SamplingParams
+from runtime.engine.place import EnginePlace
+from runtime.engine.sampler import Sampled, Sampler, SamplingPlan
+from runtime.layers.parts import Placement
+from runtime.models.config import ModelConfig, load_model_config
+from runtime.models.decoder import CausalLm
+from runtime.models.registry import build_model
+from runtime.scheduler.batch import Batch
+from runtime.scheduler.config import SchedulerConfig
+from runtime.weights import load_weights, random_weights
+
+Ticket = Future[StepResult]
+
+
+class TorchEngine(Engine[Ticket]):
+    """A model on one device, or one rank of it.
+
+    The engine's thread is its queue of steps, as a stream is a GPU's: :meth:`launch` reads the batch and the page table on
+    the caller's thread and leaves the rest to it. The token that a step samples for a row stays on the device, where the
+    next step finds it. The communicator belongs to that thread.
+
+    Args:
+        config: The model's shape.
+        model: Its weights filled in.
+        placement: Where it is.
+        scheduler: Sizes.
+        table: (max_running, max_row_pages) int32: the scheduler's page table, read at each launch.
+        attention: Makes the attention backend of the KV pool and the page size.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: CausalLm,
+        placement: Placement,
+        scheduler: SchedulerConfig,
+        table: npt.NDArray[np.int32],
+        *,
+        attention: Callable[[Tensor, int], Attention] = TorchAttention,
+    ) -> None:
+        self._model = model
+        self._device = placement.device
+        self._page_size = scheduler.page_size
+        self._table = table
+        pool = kv_pool(config, placement, pages=scheduler.pages, page_size=scheduler.page_size)
+        self._attention = attention(pool, scheduler.page_size)
+        self._sampler = Sampler(scheduler.max_running, config.vocab_size, placement.device)
+        self._last_token = torch.zeros(scheduler.max_running, dtype=torch.int64, device=placement.device)
+        self._steps = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+
+    def admit(self, request_id: int, params: SamplingParams) -> None:
+        """A request came."""
+        self._sampler.admit(request_id, params)
+
+    def forget(self, request_id: int) -> None:
+        """A request has ended."""
+        self._sampler.forget(request_id)
+
+    def launch(self, batch: Batch) -> Ticket:
+        """Queue a step."""
+        inputs = step_inputs(batch, self._table, self._page_size)
+        plan = self._sampler.plan(batch, inputs.lengths[inputs.sampled])
+        return self._steps.submit(self._run, inputs, plan)
+
+    def collect(self, ticket: Ticket) -> StepResult:
+        """Wait for a step."""
+        return ticket.result()
+
+    def close(self) -> None:
+        """End the thread, after the steps launched."""
+        self._steps.shutdown()
+
+    @torch.inference_mode()
+    def _run(self, inputs: StepInputs, plan: SamplingPlan) -> StepResult:
+        rows, positions, slots = (self._put(x) for x in (inputs.rows, inputs.positions, inputs.slots))
+        tokens = torch.cat([self._put(inputs.tokens), self._last_token[rows[inputs.prefills :]]])
+        attention = self._attention.plan(
+            AttentionMetadata(inputs.query_lengths, inputs.lengths, inputs.pages, inputs.prefills, slots)
+        )
+        hidden = self._model(tokens, positions, attention)
+        if not len(inputs.sampled):
+            return StepResult([], [])
+        logits = self._model.logits(hidden[self._put(inputs.sampled_tokens)])
+        sampled = self._sampler.sample(logits, plan)
+        self._last_token[rows[self._put(inputs.sampled)]] = sampled.tokens
+        foretold = plan.forced is not None and bool((plan.forced >= 0).all())
+        return StepResult(None if foretold else sampled.tokens.tolist(), _logprobs(sampled, plan.logprobs))
+
+    def _put(self, array: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+
+def _logprobs(sampled: Sampled, wanted: list[int] | None) -> list[TokenLogprobs | None]:
+    if wanted is None or sampled.logprobs is None or sampled.top_ids is None or sampled.top_logprobs is None:
+        return []
+    each = zip(wanted, sampled.logprobs.tolist(), sampled.top_ids.tolist(), sampled.top_logprobs.tolist(), strict=True)
+    return [
+        None if count < 0 else TokenLogprobs(mine, ids[:count], values[:count]) for count, mine, ids, values in each
+    ]
+
+
+def load_model(config: ModelConfig, placement: Placement, weights: Path | int) -> CausalLm:
+    """Build a model and fill it.
+
+    Args:
+        config: Its shape.
+        placement: Where it goes.
+        weights: Folder of a checkpoint, or the seed of random weights.
+
+    Raises:
+        ModelError: The architecture is not supported, does not divide over the ranks, or the checkpoint does not fit.
+    """
+    model = build_model(config, placement)
+    if isinstance(weights, int):
+        random_weights(model, weights)
+    else:
+        load_weights(model, weights)
+    return model
+
+
+def build(options: Mapping[str, Any], place: EnginePlace) -> TorchEngine:
+    """An engine from plain configuration, for a worker process.
+
+    Args:
+        options: ``model``: a checkpoint's folder, or the fields of a Hugging Face config; ``seed``: where given, random
+            weights; ``device``: ``cpu`` or ``cuda``; ``dtype``: where given, other than the model's own; ``threads``: CPU
+            threads of an operation.
+        place: The worker's.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+    """
+    if "threads" in options:
+        torch.set_num_threads(options["threads"])
+    config = load_model_config(options["model"])
+    device = torch.device(options.get("device", "cpu"))
+    if device.type == "cuda":
+        device = torch.device("cuda", place.rank)
+    seed = options.get("seed")
+    weights = Path(options["model"]) if seed is None else int(seed)
+    dtype: torch.dtype = getattr(torch, options.get("dtype") or config.dtype)
+    placement = Placement(_connect(place, device), device, dtype)
+    model = load_model(config, placement, weights)
+    return TorchEngine(config, model, placement, place.scheduler, place.table)
+
+
+def _connect(place: EnginePlace, device: torch.device) -> Communicator:
+    if place.tp == 1:
+        return SingleCommunicator()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    return TorchCommunicator(place.rank, place.tp, backend=backend, init_method=place.rendezvous)

@@ -1,0 +1,364 @@
+"""The worker process: one rank's scheduler and engine. It answers the serving loop out of sockets and the engine."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import time
+from array import array
+from typing import Any
+
+import numpy as np
+
+from policies import build_policy
+from runtime.engine.engine import Engine, StepResult
+from runtime.engine.place import EnginePlace
+from runtime.messages import (
+    DETOKENIZER,
+    WORKER,
+    Abort,
+    Ended,
+    Gather,
+    Gathering,
+    Gauges,
+    Logprobs,
+    Ping,
+    Sampled,
+    StepRecord,
+    Stop,
+    Tokenized,
+    ToRank,
+    ToWorker,
+    ids_of,
+)
+from runtime.scheduler import Batch, Scheduler, Sequence, StepOutputs, loop
+from runtime.server.config import Place, ServerConfig, imported
+from runtime.server.mail import Inbox, Outbox
+from runtime.server.ranks import Alone, Conductor, Follower, Leader, RankMessage
+from runtime.server.text import load_tokenizer
+from runtime.server.tokenizer import NEVER, refusal
+
+logger = logging.getLogger(__name__)
+
+
+class _Request:
+    """What rank 0 remembers of a request."""
+
+    __slots__ = ("first_token_s", "received_s", "scheduled_s", "tokenized_s")
+
+    def __init__(self, received_s: float, tokenized_s: float) -> None:
+        self.received_s = received_s
+        self.tokenized_s = tokenized_s
+        self.scheduled_s = NEVER
+        self.first_token_s = NEVER
+
+    def ended(self, sequence: Sequence, error: str | None, now: float) -> Ended:
+        """The request as it is told of when it has ended."""
+        return Ended(
+            "error" if error is not None else str(sequence.finish_reason),
+            error,
+            sequence.prompt_tokens,
+            sequence.output_tokens,
+            sequence.hit_tokens,
+            sequence.chunks,
+            sequence.preemptions,
+            sequence.recomputed_tokens,
+            self.received_s,
+            self.tokenized_s,
+            sequence.queued_s if error is None else now,
+            self.scheduled_s,
+            self.first_token_s,
+            now if sequence.output_tokens else NEVER,
+        )
+
+
+class WorkerProcess:
+    """One rank.
+
+    Args:
+        place: Its name and its server.
+    """
+
+    def __init__(self, place: Place) -> None:
+        config = place.config
+        rank = int(place.name.partition(".")[2])
+        self._outbox = Outbox(place.path)
+        self._scheduler = Scheduler(config.scheduler, build_policy(config.policy))
+        table = self._scheduler.memory.table
+        rendezvous = f"file://{place.path / 'rendezvous'}"
+        engine_place = EnginePlace(config.scheduler, table, rank, config.tp, rendezvous)
+        inbox = Inbox(place.path, place.name, ToWorker if rank == 0 else ToRank)
+        self._engine: Engine[Any] = imported(config.engine.factory)(config.engine.options, engine_place)
+        self._overlap = config.overlap
+        others = [WORKER.format(other) for other in range(1, config.tp)]
+        self._conductor: Conductor
+        if rank > 0:
+            self._conductor = follower = Follower(rank, inbox)
+            self._side: LeaderSide | FollowerSide = FollowerSide(follower)
+        else:
+            leader = Leader(self._outbox, others) if others else None
+            self._conductor = leader or Alone()
+            self._side = LeaderSide(inbox, self._outbox, config, self._scheduler, leader)
+        self._eos_ids = load_tokenizer(config.tokenizer).eos_ids
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        gc.collect()
+        gc.freeze()
+        effects = loop.serve(self._scheduler, overlap=self._overlap)
+        side, engine, conductor = self._side, self._engine, self._conductor
+        answer: Any = None
+        try:
+            effect = next(effects)
+            while True:
+                answer = None
+                if isinstance(effect, loop.Receive):
+                    now, messages = side.receive(effect.wait)
+                    answer = now, [self._taken_in(message) for message in messages]
+                elif isinstance(effect, loop.Launch):
+                    conductor.decide(effect.batch)
+                    side.launching(effect.batch)
+                    answer = engine.launch(effect.batch)
+                elif isinstance(effect, loop.Collect):
+                    result = engine.collect(effect.ticket)
+                    answer = result.tokens
+                    if answer is not None:
+                        conductor.sample(answer)
+                    side.collected(effect.batch, result)
+                elif isinstance(effect, loop.Deliver):
+                    side.deliver(effect.outputs)
+                    for sequence in effect.outputs.finished:
+                        engine.forget(sequence.request_id)
+                elif isinstance(effect, loop.Ended):
+                    side.end(effect.sequence, effect.error)
+                    engine.forget(effect.sequence.request_id)
+                else:
+                    raise AssertionError(f"the plain scheduler does not leap: {effect}")
+                effect = effects.send(answer)
+        except StopIteration:
+            pass
+        engine.close()
+        self._outbox.close()
+
+    def _taken_in(self, message: RankMessage) -> loop.Message:
+        """A message as the serving loop knows it."""
+        if isinstance(message, Tokenized):
+            sequence = sequence_of(message, self._eos_ids)
+            self._engine.admit(sequence.request_id, message.params)
+            return loop.Arrive(sequence)
+        if isinstance(message, Abort):
+            return loop.Abort(message.request_id)
+        return loop.Stop()
+
+
+class FollowerSide:
+    """What the other ranks do besides computing: as they are told.
+
+    Args:
+        follower: Hears from rank 0.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+
+    def receive(self, wait: bool) -> tuple[float, list[RankMessage]]:
+        """What rank 0 received."""
+        del wait
+        turn = self._follower.turn()
+        return turn.now, turn.messages
+
+    def launching(self, batch: Batch) -> None:
+        """Rank 0 keeps the records."""
+
+    def collected(self, batch: Batch, result: StepResult) -> None:
+        """Rank 0 keeps the records."""
+
+    def deliver(self, outputs: StepOutputs) -> None:
+        """Rank 0 answers."""
+
+    def end(self, sequence: Sequence, error: str | None) -> None:
+        """Rank 0 answers."""
+
+
+class LeaderSide:
+    """What rank 0 does besides computing: receives for all, answers, and keeps the records.
+
+    Args:
+        inbox: Its own.
+        outbox: Its own.
+        config: The server.
+        scheduler: To ask for its state.
+        leader: Tells the other ranks, if there are any.
+    """
+
+    def __init__(
+        self, inbox: Inbox, outbox: Outbox, config: ServerConfig, scheduler: Scheduler, leader: Leader | None
+    ) -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._scheduler = scheduler
+        self._leader = leader
+        self._pages = config.scheduler.pages
+        self._records_to = config.record_steps
+        self._requests: dict[int, _Request] = {}
+        self._gathering = 0  # requests still to come before a step is planned
+        self._received: list[RankMessage] = []
+        self._now = 0.0  # when the loop last received
+        self._launches: dict[int, tuple[float, float]] = {}  # step -> when it was launched, seconds to plan it
+        self._device_free_s = NEVER
+        self._logprobs: dict[int, Logprobs] = {}  # request id -> of the token collected, not yet delivered
+
+    def receive(self, wait: bool) -> tuple[float, list[RankMessage]]:
+        """What came for the serving loop, waiting for it if ``wait``."""
+        self._take(self._inbox.take())
+        while self._gathering or (wait and not self._received):
+            self._take(self._inbox.wait())
+        received, self._received = self._received, []
+        self._now = now = time.monotonic()
+        if self._leader is not None:
+            self._leader.turn(now, received)
+        return now, received
+
+    def launching(self, batch: Batch) -> None:
+        """A step is about to be launched."""
+        now = time.monotonic()
+        for sequence in batch.admitted:
+            self._requests[sequence.request_id].scheduled_s = now
+        if self._records_to is not None:
+            self._launches[batch.step] = now, now - self._now
+
+    def collected(self, batch: Batch, result: StepResult) -> None:
+        """A step has ended."""
+        if result.logprobs:
+            for sequence, found in zip(batch.sampled(), result.logprobs, strict=True):
+                if found is not None:
+                    self._logprobs[sequence.request_id] = Logprobs(
+                        found.logprob, found.top_ids, found.top_logprobs
+                    )
+        if self._records_to is not None:
+            self._outbox.send(self._records_to, self._record(batch))
+
+    def deliver(self, outputs: StepOutputs) -> None:
+        """Tell the detokenizer of a committed step."""
+        now = time.monotonic()
+        sequences, tokens = outputs.sequences, outputs.tokens
+        if not sequences:
+            return
+        if tokens is None:
+            tokens = [int(s.tokens[s.prompt_tokens + s.output_tokens - 1]) for s in sequences]
+        for sequence in sequences[: outputs.prefilled]:
+            if sequence.output_tokens == 1:
+                self._requests[sequence.request_id].first_token_s = now
+        request_ids = [sequence.request_id for sequence in sequences]
+        logprobs: list[Logprobs | None] = []
+        if self._logprobs:
+            logprobs = [self._logprobs.get(request_id) for request_id in request_ids]
+            self._logprobs.clear()
+        ended = [
+            (s.request_id, self._requests.pop(s.request_id).ended(s, None, now)) for s in outputs.finished
+        ]
+        sampled = Sampled(array("q", request_ids).tobytes(), array("i", tokens).tobytes(), logprobs, ended)
+        self._outbox.send(DETOKENIZER, sampled)
+
+    def end(self, sequence: Sequence, error: str | None) -> None:
+        """Tell the detokenizer of a request that ended without a step."""
+        request = self._requests.pop(sequence.request_id)
+        ended = request.ended(sequence, error, time.monotonic())
+        self._outbox.send(DETOKENIZER, Sampled(b"", b"", [], [(sequence.request_id, ended)]))
+
+    def _take(self, messages: list[Tokenized | Abort | Ping | Gather | Stop]) -> None:
+        for message in messages:
+            if isinstance(message, Tokenized):
+                self._arrive(message)
+            elif isinstance(message, Abort):
+                self._received.append(message)
+            elif isinstance(message, Stop):
+                self._gathering = 0
+                self._received.append(message)
+            elif isinstance(message, Ping):
+                pong = Ping(message.frontend, message.number, self._gauges())
+                self._outbox.send(DETOKENIZER, pong)
+            else:
+                self._gathering = message.requests
+                self._outbox.send(message.frontend, Gathering())
+
+    def _arrive(self, tokenized: Tokenized) -> None:
+        opening = tokenized.opening
+        request_id = opening.request_id
+        problem = None
+        if request_id in self._requests:
+            problem = "this request_id is already being served"
+        elif len(tokenized.prompt) % 4 or len(tokenized.foretold or b"") % 4:
+            problem = "token ids are int32"
+        if problem is not None:
+            self._outbox.send(opening.frontend, refusal(request_id, f"request {request_id}: {problem}"))
+            return
+        self._requests[request_id] = _Request(tokenized.received_s, tokenized.tokenized_s)
+        self._outbox.send(DETOKENIZER, opening)
+        self._received.append(tokenized)
+        if self._gathering:
+            self._gathering -= 1
+            if not self._gathering:
+                self._received.sort(key=_received_s)
+
+    def _gauges(self) -> Gauges:
+        scheduler = self._scheduler
+        running = scheduler.prefilling_sequences + scheduler.decoding_sequences
+        memory = scheduler.memory
+        return Gauges(
+            scheduler.waiting_sequences,
+            running,
+            memory.pool.free,
+            memory.cache.evictable_pages,
+            self._pages,
+        )
+
+    def _record(self, batch: Batch) -> StepRecord:
+        now = time.monotonic()
+        launched_s, cpu_schedule_s = self._launches.pop(batch.step)
+        free_s = launched_s if math.isnan(self._device_free_s) else self._device_free_s
+        start_s = max(launched_s, free_s)
+        self._device_free_s = now
+        chunks = batch.chunks
+        return StepRecord(
+            batch.step,
+            start_s,
+            now - start_s,
+            start_s - free_s,
+            cpu_schedule_s,
+            array("q", [chunk.sequence.request_id for chunk in chunks]).tobytes(),
+            array("i", [chunk.tokens for chunk in chunks]).tobytes(),
+            array("q", [sequence.request_id for sequence in batch.decodes]).tobytes(),
+            tuple(batch.snapshot),
+        )
+
+
+def sequence_of(message: Tokenized, eos_ids: frozenset[int]) -> Sequence:
+    """The sequence of a request, the same on every rank."""
+    prompt = ids_of(message.prompt)
+    tokens = prompt
+    foretold_tokens = None
+    if message.foretold is not None:
+        foretold = ids_of(message.foretold)
+        foretold_tokens = len(foretold)
+        tokens = np.concatenate([prompt, foretold])
+    else:
+        # The engine's tokens are written behind the prompt.
+        tokens = np.concatenate([prompt, np.zeros(16, np.int32)])
+    return Sequence(
+        message.opening.request_id,
+        len(prompt),
+        tokens,
+        message.max_tokens,
+        foretold_tokens=foretold_tokens,
+        stop_ids=frozenset() if message.ignore_eos or foretold_tokens is not None else eos_ids,
+        priority=message.priority,
+        deadline_s=message.deadline_s,
+        session_id=message.session_id,
+        client_id=message.client_id,
+    )
+
+
+def _received_s(message: RankMessage) -> float:
+    return message.received_s if isinstance(message, Tokenized) else math.inf
