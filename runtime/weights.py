@@ -35,7 +35,7 @@ def load_weights(model: CausalLm, folder: Path) -> None:
             shape = tuple(piece.get_shape())
             if shape != part.shape:
                 raise WeightsError(
-                    f"{folder}: {part.name} has shape {list(shape)}, the model's config.json makes it {list(part.shape)}"
+                    f"{folder}: {part.name} has shape {list(shape)}, by config.json it is {list(part.shape)}"
                 )
             if part.target.numel():  # padding of the vocabulary is not in the checkpoint
                 part.target.copy_(piece[part.index])

@@ -136,9 +136,9 @@ class ModelledEngine:
         padded = shape.decode_rows if graph else sequences
         clock = _overlapped if self.overlap else _in_turn
         start_s, end_s, host_after_s = clock(host_s, self._device_free_s, duration_s, plan_s, commit_s)
-        wait_s = np.empty(steps)
-        wait_s[0] = start_s[0] - self._device_free_s
-        np.subtract(start_s[1:], end_s[:-1], out=wait_s[1:])
+        wait_s = start_s.copy()
+        wait_s[0] -= self._device_free_s
+        wait_s[1:] -= end_s[:-1]
         timing = RunTiming(start_s, duration_s, wait_s, schedule_s, padded, graph)
         return Foresight(timing, end_s, host_after_s)
 

@@ -51,9 +51,17 @@ class Mailbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, item: T) -> None:
-        """Queue an item, and wake the reader if it waits."""
+    def put(self, item: T, *, wake: bool = True) -> None:
+        """Queue an item, and wake the reader if it waits.
+
+        Args:
+            item: What to queue.
+            wake: False where nobody will act on it before the next item that wakes: it waits for that, and saves two
+                events.
+        """
         self._items.append(item)
+        if not wake:
+            return
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.succeed()

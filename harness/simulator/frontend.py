@@ -86,6 +86,11 @@ class Emission(NamedTuple):
     decoded: bool
     ended: list[tuple[int, Sequence]]
 
+    @property
+    def matters(self) -> bool:
+        """Whether a client may act on it, or shows it as progress: someone's first token, or last."""
+        return bool(self.prefilled or self.ended)
+
 
 class EmissionRun(NamedTuple):
     """The tokens of a run of decode steps, in none of which a sequence begins or ends.
@@ -152,12 +157,12 @@ def detokenizer(inbox: Mailbox[Output], api: Mailbox[Output], log: RequestLog, c
             if isinstance(output, EmissionRun):
                 done_s = _served(output.times_s, cost_s, free_s)
                 free_s = done_s.item(-1)
-                api.put(EmissionRun(done_s + costs.hop_s, output.tokens))
+                api.put(EmissionRun(done_s + costs.hop_s, output.tokens), wake=False)
                 continue
             free_s = max(output.time_s, free_s) + cost_s
             for row, _ in output.ended:
                 detokenized_s[row] = free_s
-            api.put(output._replace(time_s=free_s + costs.hop_s))
+            api.put(output._replace(time_s=free_s + costs.hop_s), wake=output.matters)
 
 
 def api_sender(

@@ -146,7 +146,8 @@ class Worker:
             row = rows.pop(sequence.request_id)
             self._times["last_token_s"][row] = now
             ended.append((row, sequence))
-        self._detokenizer.put(Emission(now + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended))
+        emission = Emission(now + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended)
+        self._detokenizer.put(emission, wake=emission.matters)
 
     def _pass_time(self, foresight: Foresight) -> Generator[Event, None, int]:
         """Wait until the foreseen steps are over or a message comes; returns how many steps that is."""
@@ -165,7 +166,7 @@ class Worker:
         self._steps.run(run, self._engine.repeat(foresight, run.steps))
         host_s = foresight.host_s[: run.steps]
         self._host_s = host_s.item(-1)
-        self._detokenizer.put(EmissionRun(host_s + self._hop_s, len(run.batch.decodes)))
+        self._detokenizer.put(EmissionRun(host_s + self._hop_s, len(run.batch.decodes)), wake=False)
         return foresight.device_free_s.item(run.steps - 1)
 
     def _end(self, ended: Ended) -> None:

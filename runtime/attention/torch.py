@@ -94,10 +94,10 @@ class _TorchStep(AttentionStep):
                 query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
             )
             out[tokens] = attended[0].transpose(0, 1)
-        for tokens, slots, mask in self._groups:
+        for group in self._groups:
             # Query heads that share a KV head stand where queries do: (sequences, KV heads, sharing, head_dim).
-            query = q[tokens].unflatten(1, (keys.shape[1], -1))
-            key, value = (x[slots].transpose(1, 2) for x in (keys, values))
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            out[tokens] = attended.flatten(1, 2)
+            query = q[group.tokens].reshape(len(group.tokens), keys.shape[1], -1, q.shape[-1])
+            key, value = (x[group.slots].transpose(1, 2) for x in (keys, values))
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
+            out[group.tokens] = attended.flatten(1, 2)
         return out

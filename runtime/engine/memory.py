@@ -41,7 +41,7 @@ def pages_that_fit(*, total_bytes: int, used_bytes: int, workspace_bytes: int, f
         raise KvMemoryError(
             f"no room for KV: {fraction:g} of {total_bytes / gib:.2f} GiB, less {used_bytes / gib:.2f} GiB in use and "
             f"{workspace_bytes / gib:.2f} GiB of workspace, leaves {max(room, 0) / gib:.2f} GiB and a page takes "
-            f"{page_bytes / gib:.4f} GiB; raise engine.memory_fraction (now {fraction:g}) or tp, or take a smaller model"
+            f"{page_bytes / gib:.4f} GiB; raise engine.memory_fraction or tp, or take a smaller model"
         )
     return room // page_bytes
 

@@ -16,8 +16,8 @@ def run_offline(
 ) -> Iterator[tuple[StepOutputs, StepResult] | Ended]:
     """Run sequences to their ends, all at once.
 
-    Closing the iterator early aborts what is unfinished and lets the step in flight end: scheduler and engine can be used
-    again.
+    Closing the iterator early aborts what is unfinished and lets the step in flight end: scheduler and engine can be
+    used again.
 
     Args:
         scheduler: Idle.

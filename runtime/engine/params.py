@@ -15,7 +15,7 @@ class SamplingError(ValueError):
 class SamplingParams:
     """One request's sampling parameters, with OpenAI's names and vLLM's for what OpenAI lacks.
 
-    Stop strings, ``ignore_eos`` and ``max_tokens`` are the server's affair (``Sequence.stop_ids``, ``Sequence.max_tokens``).
+    Stop strings, ``ignore_eos`` and ``max_tokens`` are the server's affair (``Sequence.stop_ids`` and ``max_tokens``).
 
     Attributes:
         temperature: 0 is greedy.
@@ -27,8 +27,8 @@ class SamplingParams:
         frequency_penalty: The same, times how often it does, in [-2, 2].
         repetition_penalty: Divides the positive and multiplies the negative logits of each token that prompt or output
             hold (CTRL, arXiv 1909.05858); over 0.
-        logprobs: How many of the likeliest tokens' log-probabilities are wanted with each token's own (0: only its own),
-            or None for none.
+        logprobs: How many of the likeliest tokens' log-probabilities are wanted with each token's own (0: only its
+            own), or None for none.
         logit_bias: Token id to what is added to its logit.
         min_tokens: Output tokens before any of ``Sequence.stop_ids`` may be chosen.
 

@@ -114,7 +114,7 @@ class Sampler:
     """Requests' sampling parameters on the host, counts of their tokens on the device.
 
     Noise depends on a request's seed and the token's position alone: a request with a seed gets the same tokens in any
-    batch, chunked or preempted, up to the rounding of its logits. Every rank that samples the same logits draws the same.
+    batch, chunked or preempted, up to the rounding of its logits. Ranks that sample the same logits draw the same.
 
     Args:
         rows: Rows of the page table.

@@ -35,9 +35,9 @@ Ticket = Future[StepResult]
 class TorchEngine(Engine[Ticket]):
     """A model on one device, or one rank of it.
 
-    The engine's thread is its queue of steps, as a stream is a GPU's: :meth:`launch` reads the batch and the page table on
-    the caller's thread and leaves the rest to it. The token that a step samples for a row stays on the device, where the
-    next step finds it. The communicator belongs to that thread.
+    The engine's thread is its queue of steps, as a stream is a GPU's: :meth:`launch` reads the batch and the page table
+    on the caller's thread and leaves the rest to it. The token that a step samples for a row stays on the device, where
+    the next step finds it. The communicator belongs to that thread.
 
     Args:
         config: The model's shape.
@@ -143,8 +143,8 @@ def build(options: Mapping[str, Any], place: EnginePlace) -> TorchEngine:
 
     Args:
         options: ``model``: a checkpoint's folder, or the fields of a Hugging Face config; ``seed``: where given, random
-            weights; ``device``: ``cpu`` or ``cuda``; ``dtype``: where given, other than the model's own; ``threads``: CPU
-            threads of an operation.
+            weights; ``device``: ``cpu`` or ``cuda``; ``dtype``: where given, other than the model's own; ``threads``:
+            CPU threads of an operation.
         place: The worker's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A mixture of experts as the feed-forward block (Switch Transformers, arXiv 2101.03961; Qwen3-MoE, arXiv 2505.09388)."""
+"""A mixture of experts as the feed-forward block (Mixtral, arXiv 2401.04088; Qwen3-MoE, arXiv 2505.09388)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Experts(Layer):
         counts = experts.flatten().bincount(minlength=len(self.gate_up)).tolist()
         scale = weights.flatten()[order].unsqueeze(-1)
         results = []
-        for expert, inputs in enumerate(x[tokens].split(counts)):
+        for expert, inputs in enumerate(torch.split(x[tokens], counts)):
             if len(inputs):
                 results.append(F.linear(silu_and_mul(F.linear(inputs, self.gate_up[expert])), self.down[expert]))
         return torch.zeros_like(x).index_add_(0, tokens, torch.cat(results) * scale)

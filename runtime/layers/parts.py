@@ -35,9 +35,7 @@ class Placement:
         """
         size = self.communicator.size
         if total % size:
-            raise ParallelError(
-                f"tp={size}: the model's {what}={total} cannot be divided by it; take a tp that divides"
-            )
+            raise ParallelError(f"tp={size}: it does not divide the model's {what}={total}; take one that does")
         return total // size
 
     def weight(self, *shape: int) -> nn.Parameter:

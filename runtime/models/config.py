@@ -96,11 +96,15 @@ def load_model_config(source: Path | str | Mapping[str, Any]) -> ModelConfig:
     """Read a model's shape.
 
     Args:
-        source: A folder with a ``config.json``, such a file, or its fields.
+        source: A folder with a ``config.json``, such a file, or its fields; a field ``path`` names the file to read
+            instead.
 
     Raises:
-        ModelConfigError: It cannot be read, lacks a field, has one of the wrong kind, or asks for what is not supported.
+        ModelConfigError: It cannot be read, lacks a field, has one of the wrong kind, or asks for what is not
+            supported.
     """
+    if isinstance(source, Mapping) and source.get("path"):
+        source = str(source["path"])
     if isinstance(source, Mapping):
         return _parse(_Fields(source, "model"))
     path = Path(source)

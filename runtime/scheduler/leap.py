@@ -35,7 +35,7 @@ class LeapingScheduler(Scheduler):
             return 0
         launched = 1 if batch.step == self._committed else 0
         # The step after which the first of them ends is planned, and committed, on its own.
-        steps = min(s.end_tokens - (s.total - s.prompt_tokens) for s in decodes) - launched
+        steps = min([s.end_tokens - s.total + s.prompt_tokens for s in decodes]) - launched
         steps = min(steps, LONGEST_LEAP)
         available = self.memory.available_pages
         while steps > 1 and self._at_most(decodes, steps) > available:
@@ -52,23 +52,27 @@ class LeapingScheduler(Scheduler):
         before = self._snapshot()
         page_size = self.config.page_size
         decodes = batch.decodes
-        computed = np.array([sequence.computed for sequence in decodes])
-        held = np.array([sequence.held_pages for sequence in decodes])
-        # Steps from now at which each sequence takes its first page; then every page_size steps.
-        first = held * page_size - computed
-        takers = np.bincount(first, minlength=page_size)
-        new_pages = np.concatenate([takers] * -(-steps // page_size))[:steps]
-        self.memory.grow_all(decodes, held, (steps - 1 - first) // page_size + 1)
-        self.memory.take_evicted()
+        # Sequences by the steps from now at which they take their first page; then they do every page_size steps.
+        takers = [0] * page_size
+        growing, counts, positions = [], [], []
         for sequence in decodes:
+            first = sequence.held_pages * page_size - sequence.computed
+            takers[first] += 1
+            if first < steps:
+                growing.append(sequence)
+                counts.append((steps - 1 - first) // page_size + 1)
             sequence.computed += steps
             sequence.total += steps
             sequence.output_tokens += steps
             sequence.last_step += steps
+            positions.append(sequence.computed - 1)
+        self.memory.grow_by(growing, counts)
+        self.memory.take_evicted()
         self._step += steps
         self._committed += steps
         self.policy.reservation.stepped(steps)
-        last = Batch(batch.step + steps, [], decodes, (computed + (steps - 1)).tolist(), [], self._snapshot())
+        new_pages = np.array((takers * -(-steps // page_size))[:steps])
+        last = Batch(batch.step + steps, [], decodes, positions, [], self._snapshot())
         return DecodeRun(last, steps, new_pages, before)
 
     def _at_most(self, decodes: list[Sequence], steps: int) -> int:

@@ -74,18 +74,16 @@ class KvMemory:
             self.table[sequence.row, sequence.held_pages] = page
             sequence.held_pages += 1
 
-    def grow_all(
-        self, sequences: Sequences[Sequence], held: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
-    ) -> None:
-        """Append ``counts[i]`` pages, evicting as needed, to the row of sequence ``i``, which holds ``held[i]``."""
-        total = int(counts.sum())
+    def grow_by(self, sequences: Sequences[Sequence], counts: Sequences[int]) -> None:
+        """Append ``counts[i]`` pages, evicting as needed, to the row of sequence ``i``."""
+        total = sum(counts)
         self.obtain(total)
         pages, at = self.pool.take(total), 0
-        for sequence, begin, count in zip(sequences, held.tolist(), counts.tolist(), strict=True):
-            if count:
-                self.table[sequence.row, begin : begin + count] = pages[at : at + count]
-                sequence.held_pages = begin + count
-                at += count
+        for sequence, count in zip(sequences, counts, strict=True):
+            held = sequence.held_pages
+            self.table[sequence.row, held : held + count] = pages[at : at + count]
+            sequence.held_pages = held + count
+            at += count
 
     def remember(self, sequence: Sequence, end: int) -> None:
         """Hand a running sequence's computed tokens up to ``end`` to the prefix cache, whole pages of them.

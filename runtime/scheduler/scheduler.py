@@ -50,6 +50,8 @@ class Scheduler:
         self._preempted = 0  # since the last batch
         self._admitted: list[Sequence] = []
         self._may_admit = True
+        # Whether a decoding sequence sat out for want of pages: those on their way back are for it, not for new ones.
+        self._starved = False
         # Whether a step planned now would admit no one, until something arrives, ends or is preempted.
         self._settled = True
         self._admission_settles = isinstance(policy.order, Order) and policy.reservation.steady
@@ -144,8 +146,8 @@ class Scheduler:
         Returns:
             The batch, or None where there is nothing to run before a step in flight is committed or a request arrives.
         """
-        self._settled = self.policy.batching.steady
-        self._may_admit = True
+        self._settled = self.policy.batching.steady and not self._starved
+        self._may_admit = not (self._starved and self._decoding)
         preempted = self._preempted
         for plan in self.policy.batching.plan(self, now):
             decodes = self._plan_decodes(plan) if plan.decode and self._decoding else []
@@ -267,6 +269,7 @@ class Scheduler:
             ready = ready[: plan.prefill_tokens]
         page_size = self.config.page_size
         growing = [s for s in ready if s.computed == s.held_pages * page_size]
+        self._starved = False
         if not growing:
             return ready
         short = len(growing) - self.memory.obtain(len(growing))
@@ -281,6 +284,7 @@ class Scheduler:
                 growing.remove(victim)
             short = len(growing) - self.memory.obtain(len(growing))
         if short > 0:  # the last ones sit this step out
+            self._starved = True
             for sequence in growing[-short:]:
                 ready.remove(sequence)
             del growing[-short:]

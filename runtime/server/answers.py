@@ -1,0 +1,209 @@
+"""Answers as they go over the wire: JSON in one piece, or server-sent events, written by hand because there are many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Sequences
+from typing import Any, ClassVar, Protocol
+
+from runtime.messages import Ended, Piece, TokenLogprobs, TokenText
+from runtime.server.errors import ApiError, encoded
+
+DONE = b"data: [DONE]\n\n"
+_MOMENTS = (
+    "received_s",
+    "tokenized_s",
+    "queued_s",
+    "scheduled_s",
+    "first_token_s",
+    "last_token_s",
+    "detokenized_s",
+)
+
+
+def error_event(error: ApiError) -> bytes:
+    """An error that comes when the stream has begun."""
+    return b"data: " + error.body + b"\n\n"
+
+
+def refusal_of(request_id: int, ended: Ended) -> ApiError | None:
+    """The error that ended a request, if one did."""
+    if ended.error is None and ended.reason in ("stop", "length"):
+        return None
+    if ended.error is None:
+        return ApiError(500, "the request was aborted", code="aborted")
+    message = ended.error.removeprefix(f"request {request_id}: ")
+    code = "context_length_exceeded" if "exceed the context" in message else "invalid_request"
+    return ApiError(400, message, code=code)
+
+
+def usage(ends: Sequences[Ended], choices_a_prompt: int) -> dict[str, Any]:
+    """OpenAI's usage: a prompt counts once, however many choices it has."""
+    prompts = ends[::choices_a_prompt]
+    prompt_tokens = sum(ended.prompt_tokens for ended in prompts)
+    completion_tokens = sum(ended.output_tokens for ended in ends)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(ended.cached_tokens for ended in prompts)},
+    }
+
+
+def moments(ended: Ended) -> dict[str, float]:
+    """The eight moments of a request, seconds on the server's monotonic clock; the last of them is now."""
+    return {**{name: getattr(ended, name) for name in _MOMENTS}, "sent_back_s": time.monotonic()}
+
+
+class Shape(Protocol):
+    """How one endpoint shapes an answer."""
+
+    complete_object: str
+    chunk_object: str
+    id_prefix: str
+
+    def choice(self, index: int, pieces: Sequences[Piece], reason: str) -> dict[str, Any]:
+        """A choice of an answer in one piece."""
+
+    def first(self) -> bytes | None:
+        """JSON of what a choice's first chunk holds, where it is one of its own."""
+
+    def delta(self, piece: Piece, text_before: int) -> bytes:
+        """JSON of what a choice's chunk holds beside its index: starts and ends without braces."""
+
+
+class ChatShape:
+    """``/v1/chat/completions``."""
+
+    complete_object: ClassVar[str] = "chat.completion"
+    chunk_object: ClassVar[str] = "chat.completion.chunk"
+    id_prefix: ClassVar[str] = "chatcmpl-"
+
+    def choice(self, index: int, pieces: Sequences[Piece], reason: str) -> dict[str, Any]:
+        """See :class:`Shape`."""
+        logprobs = [entry for piece in pieces for entry in piece.logprobs]
+        return {
+            "index": index,
+            "message": {
+                "role": "assistant",
+                "content": "".join(piece.text for piece in pieces),
+                "refusal": None,
+            },
+            "logprobs": _chat_logprobs(logprobs) if logprobs else None,
+            "finish_reason": reason,
+        }
+
+    def first(self) -> bytes | None:
+        """See :class:`Shape`."""
+        return b'"delta":{"role":"assistant","content":""},"logprobs":null'
+
+    def delta(self, piece: Piece, text_before: int) -> bytes:
+        """See :class:`Shape`."""
+        del text_before
+        logprobs = encoded(_chat_logprobs(piece.logprobs)) if piece.logprobs else b"null"
+        if piece.ended is not None and not piece.text:
+            return b'"delta":{},"logprobs":' + logprobs
+        return b'"delta":{"content":' + encoded(piece.text) + b'},"logprobs":' + logprobs
+
+
+class CompletionShape:
+    """``/v1/completions``."""
+
+    complete_object: ClassVar[str] = "text_completion"
+    chunk_object: ClassVar[str] = "text_completion"
+    id_prefix: ClassVar[str] = "cmpl-"
+
+    def choice(self, index: int, pieces: Sequences[Piece], reason: str) -> dict[str, Any]:
+        """See :class:`Shape`."""
+        logprobs = [entry for piece in pieces for entry in piece.logprobs]
+        return {
+            "index": index,
+            "text": "".join(piece.text for piece in pieces),
+            "logprobs": _completion_logprobs(logprobs, 0) if logprobs else None,
+            "finish_reason": reason,
+        }
+
+    def first(self) -> bytes | None:
+        """See :class:`Shape`."""
+        return None
+
+    def delta(self, piece: Piece, text_before: int) -> bytes:
+        """See :class:`Shape`."""
+        logprobs = b"null"
+        if piece.logprobs:
+            logprobs = encoded(_completion_logprobs(piece.logprobs, text_before))
+        return b'"text":' + encoded(piece.text) + b',"logprobs":' + logprobs
+
+
+class Chunks:
+    """Server-sent events of one answer.
+
+    Args:
+        shape: Of the endpoint.
+        answer_id: The answer's.
+        model: Its name.
+        created: Unix seconds.
+        include_usage: Whether usage comes in a chunk of its own; else it comes with the last choice's end.
+    """
+
+    def __init__(self, shape: Shape, answer_id: str, model: str, created: int, include_usage: bool) -> None:
+        self._shape = shape
+        self._include_usage = include_usage
+        head = encoded(
+            {"id": answer_id, "object": shape.chunk_object, "created": created, "model": model}
+        )
+        self._head = b"data: " + head[:-1] + b',"choices":['
+        self._running = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._characters: dict[int, int] = {}
+
+    def chunk(self, index: int, piece: Piece) -> bytes:
+        """A piece that is not the last."""
+        before = self._characters.get(index)
+        self._characters[index] = (before or 0) + len(piece.text)
+        opening = self._choice(index, self._shape.first(), b"null") if before is None else b""
+        return opening + self._choice(index, self._shape.delta(piece, before or 0), b"null")
+
+    def end(self, index: int, piece: Piece, reason: str, extra: dict[str, Any]) -> bytes:
+        """The last piece of a choice; ``extra`` goes beside the choices."""
+        before = self._characters.get(index, 0)
+        data = self._head + b'{"index":%d,' % index + self._shape.delta(piece, before)
+        data += b',"finish_reason":"' + reason.encode() + b'"}]'
+        if extra:
+            return data + b"," + encoded(extra)[1:] + b"\n\n"
+        return data + self._running[1:]
+
+    def usage(self, usage: dict[str, Any]) -> bytes:
+        """The chunk of usage alone."""
+        return self._head + b'],"usage":' + encoded(usage) + b"}\n\n"
+
+    def _choice(self, index: int, content: bytes | None, reason: bytes) -> bytes:
+        if content is None:
+            return b""
+        return self._head + b'{"index":%d,%b,"finish_reason":%b}' % (index, content, reason) + self._running
+
+
+def _chat_logprobs(entries: Sequences[TokenLogprobs]) -> dict[str, Any]:
+    return {
+        "content": [
+            {**_chat_token(entry.token), "top_logprobs": [_chat_token(top) for top in entry.top]}
+            for entry in entries
+        ],
+        "refusal": None,
+    }
+
+
+def _chat_token(token: TokenText) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
+
+
+def _completion_logprobs(entries: Sequences[TokenLogprobs], offset: int) -> dict[str, Any]:
+    offsets = []
+    for entry in entries:
+        offsets.append(offset)
+        offset += len(entry.token.text)
+    return {
+        "tokens": [entry.token.text for entry in entries],
+        "token_logprobs": [entry.token.logprob for entry in entries],
+        "top_logprobs": [{top.text: top.logprob for top in entry.top} for entry in entries],
+        "text_offset": offsets,
+    }

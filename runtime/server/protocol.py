@@ -1,0 +1,247 @@
+"""What the API takes: OpenAI's request bodies, with vLLM's names for what OpenAI lacks. An unknown field is an error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+
+from runtime.engine.params import SamplingParams
+
+Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+TokenId = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
+StopString = Annotated[str, Field(min_length=1)]
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
+
+
+class Body(BaseModel):
+    """Part of a request body."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class StreamOptions(Body):
+    """Options of a stream."""
+
+    include_usage: StrictBool = False
+
+
+class Generation(Body):
+    """What both endpoints take."""
+
+    model: str
+    max_tokens: Count | None = None
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: StrictInt = Field(0, ge=0, le=2**31 - 1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    n: StrictInt = Field(1, ge=1, le=128)
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    min_tokens: StrictInt = Field(0, ge=0, le=2**31 - 1)
+    ignore_eos: StrictBool = False
+    priority: StrictInt = Field(0, ge=-(2**31), le=2**31 - 1, description="Larger is more urgent.")
+    stream: StrictBool = False
+    stream_options: StreamOptions | None = None
+    return_moments: StrictBool = Field(
+        False, description="Add the request's moments inside the server to the end of the answer."
+    )
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> Generation:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: only with stream=true")
+        return self
+
+    @property
+    def stops(self) -> list[str]:
+        """Stop strings."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage alone."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def params(self, logprobs: int | None, choice: int) -> SamplingParams:
+        """How tokens are chosen, for one of the ``n`` choices.
+
+        Raises:
+            SamplingError: A parameter is out of range.
+        """
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            seed=None if self.seed is None else (self.seed + choice) % 2**63,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logprobs=logprobs,
+            logit_bias=self.logit_bias or {},
+            min_tokens=self.min_tokens,
+        )
+
+
+class TextPart(Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+
+    @property
+    def text(self) -> str:
+        """Its parts in one."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatCompletionRequest(Generation):
+    """Body of ``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: StrictBool = False
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_a_kind(self) -> ChatCompletionRequest:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens and max_completion_tokens: only one of them")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs: only with logprobs=true")
+        return self
+
+
+class CompletionRequest(Generation):
+    """Body of ``POST /v1/completions``."""
+
+    prompt: (
+        str
+        | Tokens
+        | Annotated[list[str], Field(min_length=1, max_length=1024)]
+        | Annotated[list[Tokens], Field(min_length=1, max_length=1024)]
+    )
+    max_tokens: Count | None = 16
+    logprobs: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each of the prompts, text or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Body of every answer that is an error, as OpenAI shapes it."""
+
+    error: ErrorDetail
+
+
+class ModelCard(BaseModel):
+    """A model that can be asked."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "servetwin"
+    max_model_len: int = Field(description="Prompt and output tokens together.")
+
+
+class ModelList(BaseModel):
+    """Body of ``GET /v1/models``."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    """Body of ``GET /health``."""
+
+    status: Literal["ok"] = "ok"
+    waiting: int
+    running: int
+    pages: int
+    pages_free: int
+    pages_cached: int = Field(description="Held by the prefix cache alone: they can be evicted.")
+    pages_running: int = Field(description="Held by running sequences.")
+
+
+class PromptTokensDetails(BaseModel):
+    """Where the prompt's KV came from."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """What an answer took, tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ChatChoice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    message: dict[str, Any]
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(BaseModel):
+    """Answer of ``POST /v1/chat/completions``."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    moments: list[dict[str, float]] | None = None
+
+
+class CompletionChoice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length"]
+
+
+class Completion(BaseModel):
+    """Answer of ``POST /v1/completions``."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    moments: list[dict[str, float]] | None = None
