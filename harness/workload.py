@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from traces.schema import Trace
 
 
@@ -52,6 +54,13 @@ class Workload:
             choices = ", ".join(mode.value for mode in Arrivals)
             raise WorkloadError(f"workload.arrivals={arrivals}: no such mode; choose from {choices}")
         return cls(trace, Arrivals(arrivals), concurrency, warmup_s, prompt_seed)
+
+    @property
+    def at_once(self) -> int:
+        """Where all come at once: how many that is, so that the server can have them before it begins; else 0."""
+        if self.arrivals is not Arrivals.ALL_AT_ONCE:
+            return 0
+        return int((~np.isin(self.trace.parent_id, self.trace.request_id)).sum())
 
     def __post_init__(self) -> None:
         if self.arrivals is Arrivals.CLOSED and self.concurrency < 1:

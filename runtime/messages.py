@@ -25,7 +25,7 @@ LAUNCHER = "launcher"
 API_REQUEST_IDS = 1 << 48  # the API server numbers its requests from here: a replay's own ids stay below
 
 
-class Message(msgspec.Struct, tag=True, array_like=True, frozen=True, gc=False):
+class Message(msgspec.Struct, tag=True, array_like=True, gc=False):
     """What a process sends another."""
 
 
@@ -139,7 +139,7 @@ class Stop(Message):
 
 
 class Gather(Message):
-    """A client to rank 0: plan no step until so many more requests are in, then take them in the order of ``received_s``.
+    """A client to rank 0: plan no step until so many more requests are in, then take them by ``received_s``.
 
     Answered by :class:`Gathering`. A replay that sends everything at once decides alike in every run by this.
     """

@@ -75,6 +75,11 @@ class Mailbox(Generic[T]):
             self._waiting = event
         return event
 
+    def arrival(self) -> Event:
+        """An event for the reader to wait for: the next item is put."""
+        event = self._waiting = self._env.event()
+        return event
+
     def filled_until(self, time: float) -> Event:
         """An event for the reader to wait for: there is something to take, or it is ``time``."""
         event = self._waiting = self._env.event()

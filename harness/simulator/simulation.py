@@ -89,6 +89,7 @@ class Simulation:
             self.steps,
             self.tokens,
             server.hops,
+            gather=workload.at_once,
         )
         env.process(api_server(api, tokenizer, self.requests, server.hops))
         env.process(tokenizers(env, tokenizer, worker.queue, self.requests, server.hops))
@@ -119,7 +120,7 @@ class Simulation:
             if time.monotonic() >= due:
                 if not watch(self):
                     for row, sequence in self._worker.unfinished():
-                        self._client.leave(row, sequence)
+                        self._client.note(row, sequence)
                     return False
                 due = time.monotonic() + every_s
 

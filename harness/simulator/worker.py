@@ -43,6 +43,8 @@ class Worker:
         steps: Step table to write.
         tokens: Told which sequences decode.
         hops: Costs of the way to the detokenizer.
+        gather: Plan no step before so many requests are in: where all are sent at once, decisions then do not hang on
+            how fast they came.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Worker:
         steps: StepLog,
         tokens: TokenLog,
         hops: HopCosts,
+        gather: int,
     ) -> None:
         self._env = env
         self._scheduler = scheduler
@@ -66,6 +69,7 @@ class Worker:
         self._steps = steps
         self._tokens = tokens
         self._hop_s = hops.hop_s
+        self._gather = gather
         self.inbox: Mailbox[Message] = Mailbox(env)
         self._rows: dict[int, int] = {}  # request id -> row, of the requests in the server
         self._preempted_s: dict[int, float] = {}
@@ -114,8 +118,9 @@ class Worker:
         if self._host_s > env.now:
             yield env.until(self._host_s)
         if wait:
-            if not inbox:
-                yield inbox.filled()
+            while len(inbox) < max(self._gather, 1):
+                yield inbox.arrival()
+            self._gather = 0
             yield env.until(env.now)  # all that arrive at this very time
         self._host_s = env.now
         return env.now, inbox.take()

@@ -16,8 +16,8 @@ class EnginePlace:
 
     Attributes:
         scheduler: Sizes.
-        table: The scheduler's page table, (max_running, max_row_pages) int32: it changes under the engine's eyes, and is
-            read at each launch.
+        table: The scheduler's page table, (max_running, max_row_pages) int32: it changes under the engine's eyes,
+            and is read at each launch.
         rank: Tensor-parallel rank of this worker.
         tp: How many there are.
         rendezvous: URL by which the ranks find each other, for ``torch.distributed``.

@@ -314,9 +314,10 @@ def _forced(sampled: list[Sequence], positions: IntArray) -> IntArray | None:
         return None
     forced = np.full(len(sampled), -1)
     for i, sequence in enumerate(sampled):
-        # A token beyond the foretold ones is surplus: launched before the end was known, read by no one.
-        if sequence.foretold_tokens is not None and positions[i] < len(sequence.tokens):
-            forced[i] = sequence.tokens[positions[i]]
+        if sequence.foretold_tokens is not None:
+            # A token behind the foretold ones is surplus: launched before the end was known, read by no one.
+            surplus = positions[i] >= sequence.prompt_tokens + sequence.foretold_tokens
+            forced[i] = 0 if surplus else sequence.tokens[positions[i]]
     return forced
 
 

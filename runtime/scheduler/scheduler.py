@@ -310,10 +310,12 @@ class Scheduler:
         return chunks
 
     def _admit(self, budget: int, now: float, chunks: list[Chunk]) -> None:
+        rows = self.config.max_running - len(self._leaving)
+        if len(self._running) >= rows:
+            return
         self._waiting.arrange(self, now)
         memory, page_size = self.memory, self.config.page_size
         reserved = -1
-        rows = self.config.max_running - len(self._leaving)
         while self._waiting and budget and len(self._running) < rows:
             sequence = self._waiting.head()
             match = memory.cache.match(sequence.tokens[: sequence.total - 1])

@@ -1,4 +1,4 @@
-"""Answers as they go over the wire: JSON in one piece, or server-sent events, written by hand because there are many."""
+"""Answers as they go over the wire: JSON in one piece, or server-sent events, written by hand as they are many."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def moments(ended: Ended) -> dict[str, float]:
 class Shape(Protocol):
     """How one endpoint shapes an answer."""
 
-    complete_object: str
-    chunk_object: str
-    id_prefix: str
+    complete_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+    id_prefix: ClassVar[str]
 
     def choice(self, index: int, pieces: Sequences[Piece], reason: str) -> dict[str, Any]:
         """A choice of an answer in one piece."""
@@ -149,9 +149,7 @@ class Chunks:
     def __init__(self, shape: Shape, answer_id: str, model: str, created: int, include_usage: bool) -> None:
         self._shape = shape
         self._include_usage = include_usage
-        head = encoded(
-            {"id": answer_id, "object": shape.chunk_object, "created": created, "model": model}
-        )
+        head = encoded({"id": answer_id, "object": shape.chunk_object, "created": created, "model": model})
         self._head = b"data: " + head[:-1] + b',"choices":['
         self._running = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._characters: dict[int, int] = {}
@@ -185,8 +183,7 @@ class Chunks:
 def _chat_logprobs(entries: Sequences[TokenLogprobs]) -> dict[str, Any]:
     return {
         "content": [
-            {**_chat_token(entry.token), "top_logprobs": [_chat_token(top) for top in entry.top]}
-            for entry in entries
+            {**_chat_token(entry.token), "top_logprobs": [_chat_token(top) for top in entry.top]} for entry in entries
         ],
         "refusal": None,
     }

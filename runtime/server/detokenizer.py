@@ -47,6 +47,10 @@ class _Answer:
             return ""
         return self.stops.push(self.stream.push([token]))
 
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.stops.found
+
     def rest(self) -> str:
         """What was held back."""
         if self.stream is None:
@@ -113,17 +117,15 @@ class Detokenizer:
         ended = dict(sampled.ended)
         request_ids = array("q", sampled.request_ids)
         logprobs = sampled.logprobs or [None] * len(request_ids)
-        for request_id, token, logprob in zip(
-            request_ids, array("i", sampled.tokens), logprobs, strict=True
-        ):
+        for request_id, token, logprob in zip(request_ids, array("i", sampled.tokens), logprobs, strict=True):
             answer = self._answers.get(request_id)
-            if answer is None or answer.stops.found:
+            if answer is None or answer.stopped():
                 continue
             answer.tokens += 1
             end = ended.get(request_id)
             is_end = end is not None and end.reason == "stop" and token in self._tokenizer.eos_ids
             text = answer.text(token, is_end)
-            if answer.stops.found and end is None:
+            if answer.stopped() and end is None:
                 stopped.append(request_id)
             likeliest = [] if logprob is None else [self._logprobs(token, logprob)]
             piece = Piece(request_id, text, token.to_bytes(4, "little"), likeliest, None)
@@ -138,7 +140,7 @@ class Detokenizer:
     def _last(self, request_id: int, answer: _Answer, ended: Ended) -> Piece:
         rest = answer.rest()
         now = time.monotonic()
-        if answer.stops.found:
+        if answer.stopped():
             # Tokens that were sampled before the worker heard of it are not the client's.
             ended = msgspec.structs.replace(
                 ended, reason="stop", error=None, output_tokens=answer.tokens, detokenized_s=now

@@ -143,7 +143,7 @@ class Frontend:
             TimeoutError: A process did not answer.
         """
         pings = {next(self._pings): tokenizer for tokenizer in self._tokenizers}
-        pongs = [asyncio.get_running_loop().create_future() for _ in pings]
+        pongs: list[asyncio.Future[Gauges]] = [asyncio.get_running_loop().create_future() for _ in pings]
         self._pongs.update(zip(pings, pongs, strict=True))
         for number, tokenizer in pings.items():
             self._outbox.send(tokenizer, Ping(API, number))

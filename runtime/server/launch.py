@@ -40,7 +40,7 @@ class _Process:
         self._heard = heard
         # -P: a folder called runtime/ where the user stands is not ours. PYTHONPATH: it imports what we can.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        self._popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        self._popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "runtime.server.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

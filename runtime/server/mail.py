@@ -33,15 +33,14 @@ class Inbox:
     def __init__(self, directory: Path, name: str, kind: Any) -> None:
         self._name = name
         self._decode = decoder(kind).decode
-        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.bind(_address(directory, name))
 
     @property
     def fd(self) -> int:
         """Becomes readable when messages may have come: :meth:`take` them all then, it does so only once."""
-        fd: int = self._socket.getsockopt(zmq.FD)
-        return fd
+        return int(self._socket.getsockopt(zmq.FD))
 
     def take(self) -> list[Any]:
         """The messages that came."""
@@ -115,7 +114,7 @@ class Outbox:
     def _connect(self, name: str) -> zmq.Socket[bytes]:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} names no inbox")
-        socket = zmq.Context.instance().socket(zmq.PUSH)
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.connect(_address(self._directory, name))
         self._sockets[name] = socket

@@ -1,7 +1,7 @@
 """The beginning of every process of the server, and its end when the launcher is gone.
 
-The launcher starts it with ``python -m``, writes what it is to be as a line of JSON to its standard input, and keeps that
-pipe open as long as it lives.
+The launcher starts it with ``python -m``, writes what it is to be as a line of JSON to its standard input, and keeps
+that pipe open as long as it lives.
 """
 
 from __future__ import annotations

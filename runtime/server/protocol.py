@@ -1,4 +1,4 @@
-"""What the API takes: OpenAI's request bodies, with vLLM's names for what OpenAI lacks. An unknown field is an error."""
+"""What the API takes: OpenAI's request bodies, with vLLM's names for what it lacks. An unknown field is an error."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ class CompletionRequest(Generation):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return list(self.prompt)  # type: ignore[arg-type]
+            return [self.prompt]
+        return list(self.prompt)
 
 
 class ErrorDetail(BaseModel):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as Sequences
+from collections.abc import Callable
+from collections.abc import Sequence as Sequences
 
 _UNKNOWN = "\ufffd"
 _LONGEST_UNFINISHED = 3  # bytes of a character whose last one is missing

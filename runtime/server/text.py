@@ -1,4 +1,4 @@
-"""Text to token ids and back: Hugging Face's fast tokenizers with chat templates, and one of bytes that needs no file."""
+"""Text to token ids and back: Hugging Face's fast tokenizers with chat templates, and one of bytes without a file."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ class TextTokenizer:
             raise TemplateError("this model has no chat template: ask /v1/completions instead")
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            text = self._template.render(
-                messages=messages, add_generation_prompt=True, **self._special_tokens
-            )
+            text = self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
         except JinjaError as error:
             raise TemplateError(f"the model's chat template refuses these messages: {error}") from error
         # The template has put the special tokens where they belong.
@@ -91,7 +89,7 @@ class TextTokenizer:
         return text
 
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``generation_config.json`` as Hugging Face reads them."""
+        """Write ``tokenizer.json`` and what goes with it, as Hugging Face reads them."""
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(str(folder / "tokenizer.json"))
         config = {
@@ -122,7 +120,7 @@ def load_tokenizer(folder: str | None) -> TextTokenizer:
         )
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exceptions
+    except Exception as error:  # tokenizers raises nothing more special
         raise ServerError(f"model={folder}: tokenizer.json cannot be read: {error}") from error
     settings = _read_json(path / "tokenizer_config.json")
     special_tokens = {
@@ -139,7 +137,7 @@ def load_tokenizer(folder: str | None) -> TextTokenizer:
 
 
 def byte_level_tokenizer() -> TextTokenizer:
-    """The built-in tokenizer: token id is byte value, then the special tokens of ChatML. No text is too strange for it."""
+    """The built-in tokenizer: token id is byte value, then the special tokens of ChatML."""
     # GPT-2's printable stand-ins for bytes: themselves where printable, else from 256 up.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     stand_ins = {byte: chr(byte) for byte in printable}
@@ -150,9 +148,7 @@ def byte_level_tokenizer() -> TextTokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in _BYTE_LEVEL_SPECIALS]
-    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _BYTE_LEVEL_SPECIALS])
     end_of_text, _, end_of_turn = (256 + index for index in range(len(_BYTE_LEVEL_SPECIALS)))
     return TextTokenizer(
         tokenizer,
@@ -210,9 +206,7 @@ def _compiled(template: str) -> Template:
     def tojson(value: Any, indent: int | None = None) -> str:
         return json.dumps(value, ensure_ascii=False, indent=indent)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now

@@ -90,9 +90,7 @@ def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, long
         raise TemplateError("stop: an empty string ends nothing")
     # A prompt that leaves no room is the scheduler's to refuse.
     max_tokens = max(longest - len(ids), 1) if request.max_tokens is None else request.max_tokens
-    opening = Opening(
-        request.request_id, request.frontend, ids[-_TAIL:].tobytes(), request.stop, request.text
-    )
+    opening = Opening(request.request_id, request.frontend, ids[-_TAIL:].tobytes(), request.stop, request.text)
     return Tokenized(
         opening,
         ids.tobytes(),
@@ -111,8 +109,7 @@ def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, long
 
 def _checked(data: bytes, vocab_size: int, field: str) -> TokenIds:
     ids = ids_of(data)
-    if len(ids) and not (0 <= ids.min() and ids.max() < vocab_size):
+    if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
         wrong = next(token for token in ids.tolist() if not 0 <= token < vocab_size)
         raise ValueError(f"{field}: token id {wrong} is not below the vocabulary of {vocab_size}")
     return ids
-

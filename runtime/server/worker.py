@@ -233,9 +233,7 @@ class LeaderSide:
         if result.logprobs:
             for sequence, found in zip(batch.sampled(), result.logprobs, strict=True):
                 if found is not None:
-                    self._logprobs[sequence.request_id] = Logprobs(
-                        found.logprob, found.top_ids, found.top_logprobs
-                    )
+                    self._logprobs[sequence.request_id] = Logprobs(found.logprob, found.top_ids, found.top_logprobs)
         if self._records_to is not None:
             self._outbox.send(self._records_to, self._record(batch))
 
@@ -255,9 +253,7 @@ class LeaderSide:
         if self._logprobs:
             logprobs = [self._logprobs.get(request_id) for request_id in request_ids]
             self._logprobs.clear()
-        ended = [
-            (s.request_id, self._requests.pop(s.request_id).ended(s, None, now)) for s in outputs.finished
-        ]
+        ended = [(s.request_id, self._requests.pop(s.request_id).ended(s, None, now)) for s in outputs.finished]
         sampled = Sampled(array("q", request_ids).tobytes(), array("i", tokens).tobytes(), logprobs, ended)
         self._outbox.send(DETOKENIZER, sampled)
 
@@ -330,7 +326,7 @@ class LeaderSide:
             array("q", [chunk.sequence.request_id for chunk in chunks]).tobytes(),
             array("i", [chunk.tokens for chunk in chunks]).tobytes(),
             array("q", [sequence.request_id for sequence in batch.decodes]).tobytes(),
-            tuple(batch.snapshot),
+            batch.snapshot,
         )
 
 

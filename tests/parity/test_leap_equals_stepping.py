@@ -2,62 +2,170 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.cost.roofline import Roofline, build_roofline
-from harness.simulator.engine import EngineOptions, SchedulerCosts
-from harness.simulator.frontend import HopCosts
-from harness.simulator.simulation import ServerModel, Simulation
+from harness.backends.sim import replay
+from harness.compose import compose
+from harness.config import EngineConfig, ExperimentConfig
+from harness.record import RunRecord
 from harness.workload import Arrivals, Workload
-from policies import build_policy
-from runtime.scheduler import Batch, DecodeRun, LeapingScheduler, SchedulerConfig
+from runtime.scheduler import Batch, DecodeRun, LeapingScheduler
+from tests.core.driver import PARTS as PLAIN
 from tests.core.scenarios import PARTS
-from traces.generate import Distribution, generate
-from traces.generate import Workload as Synthetic
+from traces.generate import Distribution, SyntheticWorkload, generate
 from traces.schema import Trace
 
-CONF = Path(__file__).parents[2] / "conf"
-NO_HOPS = HopCosts(*[0.0] * 6, tokenizers=1, detokenize_s=0.0, detokenize_token_s=0.0, send_s=0.0, send_token_s=0.0)
-FREE = SchedulerCosts(0.0, 0.0, 0.0, 0.0)
-BUSY = SchedulerCosts(20e-3, 1e-3, 10e-3, 2e-3)  # the host is slower than the device
-POLICY: dict[str, Any] = {
-    "order": {"name": "fcfs"},
-    "batching": {"name": "prefill_first", "step_tokens": 32},
-    "reservation": {"name": "full"},
-    "preemption": {"name": "newest"},
-    "eviction": {"name": "lru"},
-    "prediction": {"name": "max_tokens"},
+COSTS = {
+    "usual": ({}, {}),
+    "none": (
+        dict.fromkeys(("schedule_s", "schedule_sequence_s", "commit_s", "commit_sequence_s"), 0.0),
+        dict.fromkeys(
+            ("hop_s", "client_s", "receive_s", "receive_token_s", "tokenize_s", "tokenize_token_s")
+            + ("detokenize_s", "detokenize_token_s", "send_s", "send_token_s"),
+            0.0,
+        ),
+    ),
+    # The host, and every process behind it, is slower than the device.
+    "huge": (
+        {"schedule_s": 20e-3, "schedule_sequence_s": 1e-3, "commit_s": 10e-3, "commit_sequence_s": 2e-3},
+        {"detokenize_s": 30e-3, "detokenize_token_s": 3e-3, "send_s": 40e-3, "send_token_s": 1e-3},
+    ),
 }
 
 
 @cache
-def roofline(model: str) -> Roofline:
-    conf = [
-        yaml.load((CONF / name).read_text(), Loader=yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader)
-        for name in (f"model/{model}.yaml", "hardware/h100.yaml", "cost/roofline.yaml")
-    ]
-    return build_roofline(conf[0], conf[1], 1, conf[2])
+def base(model: str) -> ExperimentConfig:
+    return compose([f"model={model}", "hardware=h100"])
 
 
 @dataclass(frozen=True)
 class Case:
+    """A trace, how it is sent, and a server."""
+
     trace: Trace
     arrivals: Arrivals
     concurrency: int
-    server: ServerModel
+    model: str
+    engine: EngineConfig
+    costs: str
     policy: dict[str, Any]
 
-    def simulate(self, *, leap: bool) -> Simulation:
-        workload = Workload(self.trace, self.arrivals, self.concurrency)
-        simulation = Simulation(workload, replace(self.server, leap=leap), build_policy(self.policy))
-        assert simulation.run(lambda _: True)
-        return simulation
+    def replay(self, *, leap: bool) -> RunRecord:
+        loop, hops = COSTS[self.costs]
+        backend = {"name": "sim", "leap": leap, "loop": loop, "hops": hops}
+        config = replace(base(self.model), engine=self.engine, policy=self.policy, backend=backend)
+        record = replay(config, Workload(self.trace, self.arrivals, self.concurrency), lambda _: True)
+        assert record.complete
+        return record
+
+
+def assert_equal(leapt: RunRecord, stepped: RunRecord) -> None:
+    assert leapt.steps is not None
+    assert stepped.steps is not None
+    for table in ("requests", "steps"):
+        ours, theirs = getattr(leapt, table), getattr(stepped, table)
+        assert ours.keys() == theirs.keys()
+        for column in ours:
+            _same(f"{table}.{column}", ours[column], theirs[column])
+    for name in ("decisions", "gaps"):
+        ours, theirs = getattr(leapt, name), getattr(stepped, name)
+        for field in fields(ours):
+            _same(f"{name}.{field.name}", getattr(ours, field.name), getattr(theirs, field.name))
+
+
+def _same(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    assert ours.dtype == theirs.dtype, what
+    assert ours.shape == theirs.shape, what
+    if ours.dtype == object:
+        assert ours.tolist() == theirs.tolist(), what
+    else:
+        assert ours.tobytes() == theirs.tobytes(), f"{what}: {ours} != {theirs}"
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    arrivals = draw(st.sampled_from(Arrivals), label="arrivals")
+    synthetic = SyntheticWorkload(
+        requests=draw(st.integers(1, 25), label="requests"),
+        rate=draw(st.sampled_from([2.0, 8.0, 40.0, 400.0]), label="rate"),
+        input=Distribution("uniform", low=1, high=draw(st.sampled_from([4, 60]))),
+        output=Distribution("uniform", low=1, high=draw(st.sampled_from([3, 40, 120]))),
+        turns=Distribution("fixed", mean=draw(st.sampled_from([1, 1, 3]), label="turns")),
+        think_s=Distribution("exponential", mean=draw(st.sampled_from([0.0, 0.3]))),
+        prefixes=draw(st.sampled_from([0, 2]), label="prefixes"),
+        prefix_tokens=Distribution("uniform", low=1, high=40),
+        seed=draw(st.integers(0, 2**16), label="seed"),
+    )
+    trace = generate(synthetic)
+    page_size = draw(st.sampled_from([1, 2, 4, 16]), label="page_size")
+    longest = int((trace.prompt_tokens + trace.max_tokens).max())
+    factor = draw(st.sampled_from([1.0, 1.2, 2.0, 50.0, 0.8]), label="KV memory over the longest request")
+    engine = EngineConfig(
+        page_size=page_size,
+        pages=max(int(-(-longest // page_size) * factor), 1),
+        max_running=draw(st.sampled_from([1, 3, 8, 64]), label="max_running"),
+        overlap=draw(st.booleans(), label="overlap"),
+        cuda_graph=draw(st.booleans(), label="cuda_graph"),
+    )
+    policy = {
+        part: draw(st.one_of(st.just(PLAIN[part]), strategy) if part in PLAIN else strategy, label=part)
+        for part, strategy in PARTS.items()
+    }
+    return Case(
+        trace,
+        arrivals,
+        concurrency=draw(st.integers(1, 6)) if arrivals is Arrivals.CLOSED else 0,
+        model=draw(st.sampled_from(["llama3_8b", "qwen3_30b_a3b"])),
+        engine=engine,
+        costs=draw(st.sampled_from(sorted(COSTS)), label="costs"),
+        policy=policy,
+    )
+
+
+@settings(max_examples=settings().max_examples // 2)
+@given(cases())
+def test_tables_are_byte_equal(case: Case) -> None:
+    assert_equal(case.replay(leap=True), case.replay(leap=False))
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("costs", sorted(COSTS))
+@pytest.mark.parametrize("reservation", ["full", "none"])
+def test_most_steps_of_a_long_decode_are_leapt_over(
+    overlap: bool, costs: str, reservation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under page growth, eviction and waiting requests too: the test above is not about leaps that never happen."""
+    leapt = 0
+    leap = LeapingScheduler.leap
+
+    def counted(scheduler: LeapingScheduler, batch: Batch, steps: int) -> DecodeRun:
+        nonlocal leapt
+        leapt += steps
+        return leap(scheduler, batch, steps)
+
+    monkeypatch.setattr(LeapingScheduler, "leap", counted)
+    trace = generate(
+        SyntheticWorkload(
+            requests=24,
+            rate=2.0 if costs != "huge" else 0.4,
+            input=Distribution("uniform", low=1, high=60),
+            output=Distribution("uniform", low=100, high=400),
+            prefixes=2,
+        )
+    )
+    engine = EngineConfig(page_size=4, pages=700, max_running=4, overlap=overlap)
+    policy = {**PLAIN, "reservation": {"name": reservation}}
+    case = Case(trace, Arrivals.OPEN, 0, "llama3_8b", engine, costs, policy)
+    record = case.replay(leap=True)
+    assert record.steps is not None
+    assert leapt > 0.8 * len(record.steps["start_s"])
+    assert record.steps["waiting"].max() > 0
+    assert record.steps["evicted_pages"].sum() > 0
+    assert_equal(record, case.replay(leap=False))
