@@ -22,7 +22,7 @@ from traces import transforms
 from traces.load import load
 from traces.schema import Trace
 
-_BACKENDS = {"sim": "harness.backends.sim"}
+_BACKENDS = {name: f"harness.backends.{name}" for name in ("sim", "emulate", "runtime")}
 _PACKAGES = ("servetwin", "numpy", "pandas", "pyarrow", "simpy", "hydra-core", "torch", "transformers")
 
 

@@ -18,6 +18,7 @@ class RunRecord:
         decisions: What each step ran, or None.
         gaps: Gaps between tokens, pooled, or None.
         complete: Whether every request ended; False after an interruption.
+        failure: What the server died of, where it did.
         server: Facts about the server: pages, page size, limits.
     """
 
@@ -26,4 +27,5 @@ class RunRecord:
     decisions: Decisions | None
     gaps: Gaps | None
     complete: bool
+    failure: str | None = None
     server: dict[str, Any] = field(default_factory=dict)

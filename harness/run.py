@@ -105,6 +105,10 @@ def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) ->
     summary = experiment.write(run_dir, record, slo, trace)
     console.print(final_block(summary), markup=False)
     console.print(f"Run directory: {_shortest(run_dir)}", markup=False)
+    if record.failure is not None:
+        print(f"error: {record.failure}", file=sys.stderr)  # noqa: T201
+        console.print("The tables hold what was measured before, marked incomplete.", style="bold")
+        return FAILED
     if not record.complete:
         console.print("Interrupted: the tables hold what was measured so far, marked incomplete.", style="bold")
         return INTERRUPTED

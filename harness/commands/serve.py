@@ -118,7 +118,7 @@ def _stop(stop: Any) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness serve",
-        description="An OpenAI-compatible server: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics.",
+        description="An OpenAI-compatible server: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics",
         epilog=f"settings and what they are without being set:\n{_documented()}\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -215,6 +215,7 @@ def _config(settings: Settings, parts: dict[str, str]) -> ServerConfig:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
     raise KeyboardInterrupt
 
 

@@ -68,6 +68,61 @@ class Foresight:
     host_s: FloatArray
 
 
+class Shapes:
+    """What a cost model is to know of a batch, and whether it replays a CUDA graph.
+
+    Args:
+        options: Says for which batch sizes there are graphs.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        sizes = graph_sizes(options.max_graph_sequences) if options.cuda_graph else []
+        # The graph that a batch of n sequences replays, by n; 0 for none.
+        self._graphs = [0]
+        for size in sizes:
+            self._graphs.extend([size] * (size + 1 - len(self._graphs)))
+
+    def __call__(self, batch: Batch) -> tuple[StepShape, bool]:
+        decodes, chunks = len(batch.decodes), batch.chunks
+        context = sum(batch.positions) + decodes
+        if not chunks:
+            rows = self._graphs[decodes] if decodes < len(self._graphs) else 0
+            shape = StepShape(
+                decode_sequences=decodes,
+                decode_rows=rows or decodes,
+                decode_context=context,
+                sampled=decodes,
+            )
+            return shape, rows > 0
+        tokens = pairs = read = sampled = 0
+        for chunk in chunks:
+            count = chunk.tokens
+            tokens += count
+            pairs += count * chunk.start + count * (count + 1) // 2
+            read += chunk.start + count
+            sampled += chunk.samples
+        shape = StepShape(len(chunks), tokens, pairs, read, decodes, decodes, context, sampled + decodes)
+        return shape, False
+
+
+class StepSeconds:
+    """Seconds that the device is busy with a step.
+
+    Args:
+        cost: The cost model.
+        options: Says which steps replay a CUDA graph.
+    """
+
+    def __init__(self, cost: CostModel, options: EngineOptions) -> None:
+        self._cost = cost
+        self._shape = Shapes(options)
+
+    def __call__(self, batch: Batch) -> float:
+        shape, graph = self._shape(batch)
+        step_s = self._cost.step_s(shape)
+        return step_s if graph else max(step_s, self._cost.launch_s(shape, graph))
+
+
 class ModelledEngine:
     """Plays the engine with a cost model, on two clocks: the host's and the device's.
 
@@ -85,11 +140,7 @@ class ModelledEngine:
         self._costs = costs
         self.overlap = options.overlap
         self._device_free_s = 0.0
-        sizes = graph_sizes(options.max_graph_sequences) if options.cuda_graph else []
-        # The graph that a batch of n sequences replays, by n; 0 for none.
-        self._graphs = [0]
-        for size in sizes:
-            self._graphs.extend([size] * (size + 1 - len(self._graphs)))
+        self._shape = Shapes(options)
 
     def launch(self, batch: Batch, host_s: float) -> tuple[float, StepTiming]:
         """Begin a step.
@@ -156,28 +207,6 @@ class ModelledEngine:
 
     def _commit_s(self, sampled: int) -> float:
         return self._costs.commit_s + self._costs.commit_sequence_s * sampled
-
-    def _shape(self, batch: Batch) -> tuple[StepShape, bool]:
-        decodes, chunks = len(batch.decodes), batch.chunks
-        context = sum(batch.positions) + decodes
-        if not chunks:
-            rows = self._graphs[decodes] if decodes < len(self._graphs) else 0
-            shape = StepShape(
-                decode_sequences=decodes,
-                decode_rows=rows or decodes,
-                decode_context=context,
-                sampled=decodes,
-            )
-            return shape, rows > 0
-        tokens = pairs = read = sampled = 0
-        for chunk in chunks:
-            count = chunk.tokens
-            tokens += count
-            pairs += count * chunk.start + count * (count + 1) // 2
-            read += chunk.start + count
-            sampled += chunk.samples
-        shape = StepShape(len(chunks), tokens, pairs, read, decodes, decodes, context, sampled + decodes)
-        return shape, False
 
 
 def _in_turn(

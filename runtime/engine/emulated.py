@@ -94,6 +94,12 @@ def instantly(batch: Batch) -> float:
     return 0.0
 
 
+def constant(options: Mapping[str, Any]) -> Callable[[Batch], float]:
+    """A cost function, for ``cost``: every step takes ``seconds``."""
+    seconds = float(options["seconds"])
+    return lambda batch: seconds
+
+
 def build(options: Mapping[str, Any], place: EnginePlace) -> EmulatedEngine:
     """An engine from plain configuration.
 

@@ -44,14 +44,15 @@ class _KeyedQueue(WaitingQueue):
     def __init__(self, order: Order) -> None:
         self._order = order
         self._heap: list[tuple[float, int]] = []
-        self._queued: dict[int, Sequence] = {}  # by ordinal
+        self._queued: dict[int, tuple[tuple[float, int], Sequence]] = {}  # by ordinal: its one valid entry
 
     def __len__(self) -> int:
         return len(self._queued)
 
     def push(self, sequence: Sequence) -> None:
-        self._queued[sequence.ordinal] = sequence
-        heapq.heappush(self._heap, (self._order.key(sequence), sequence.ordinal))
+        entry = (self._order.key(sequence), sequence.ordinal)
+        self._queued[sequence.ordinal] = (entry, sequence)
+        heapq.heappush(self._heap, entry)
 
     def remove(self, sequence: Sequence) -> None:
         del self._queued[sequence.ordinal]
@@ -60,9 +61,12 @@ class _KeyedQueue(WaitingQueue):
         del scheduler, now
 
     def head(self) -> Sequence:
-        while self._heap[0][1] not in self._queued:
-            heapq.heappop(self._heap)
-        return self._queued[self._heap[0][1]]
+        while True:
+            entry = self._heap[0]
+            valid, sequence = self._queued.get(entry[1], (None, None))
+            if sequence is not None and valid is entry:
+                return sequence
+            heapq.heappop(self._heap)  # of a sequence that was admitted or aborted since, or queued again
 
 
 class _ArrangedQueue(WaitingQueue):

@@ -173,14 +173,14 @@ def test_penalties_and_biases_as_by_hand(serve: Open) -> None:
         presence_penalty=0.5,
         frequency_penalty=0.7,
         repetition_penalty=1.3,
-        logit_bias={3: 4.0, 8: 4.0},
+        logit_bias={43: 6.0, 48: 6.0},
         min_tokens=20,
     )
     prompt, server = ASKED[2], serve()
     by_hand: list[int] = []
     while len(by_hand) < COUNT:
         logits = server.all_logits(prompt + by_hand)[-1].numpy()
-        logits[[3, 8]] += 4
+        logits[[43, 48]] += 6
         if len(by_hand) < 20:
             logits[:40] = -np.inf
         counts = np.bincount(by_hand, minlength=len(logits))

@@ -50,7 +50,8 @@ def two_ranks(references: dict[str, Reference], tmp_path_factory: pytest.TempPat
     folders = [str(reference.folder) for reference in references.values()]
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.tiny.rank", str(rank), "2", str(work / "meeting"), str(out), *folders], cwd=ROOT
+            [sys.executable, "-m", "tests.tiny.rank", str(rank), "2", str(work / "meeting"), str(out), *folders],
+            cwd=ROOT,
         )
         for rank, out in enumerate(outs)
     ]
@@ -77,9 +78,7 @@ def test_one_rank(server: Server, name: str, references: dict[str, Reference]) -
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_two_ranks_over_gloo(
-    name: str, two_ranks: list[dict[str, Any]], references: dict[str, Reference]
-) -> None:
+def test_two_ranks_over_gloo(name: str, two_ranks: list[dict[str, Any]], references: dict[str, Reference]) -> None:
     for rank in two_ranks:
         assert close_to(rank[f"{name}.logits"], references[name])
         assert rank[f"{name}.tokens"].tolist() == references[name].tokens

@@ -66,7 +66,12 @@ def continued(model: Any, prompt: list[int], count: int) -> list[int]:
     """transformers' greedy continuation of a prompt."""
     ids = torch.tensor([prompt])
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     return list(out[0, len(prompt) :].tolist())
 

@@ -1,0 +1,113 @@
+"""What ``emulate`` and ``runtime`` share: our real server, started for the run and stopped after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from harness.config import ConfigError, ExperimentConfig
+from harness.live.direct import DirectTransport
+from harness.live.player import Outcome, Player
+from harness.live.steps import StepTable
+from harness.metrics.schema import NULL
+from harness.progress import Progress
+from harness.record import RunRecord
+from harness.workload import Arrivals, Workload
+from runtime.scheduler import SchedulerConfig
+from runtime.server.client import Client, StepReader
+from runtime.server.config import EngineSpec, ServerConfig, ServerError
+from runtime.server.launch import Server, ServerDiedError
+from traces.prompts import PromptMaker
+from traces.stats import ideal_cached_tokens
+
+_STEPS = "steps"
+
+
+def serve_and_play(
+    config: ExperimentConfig,
+    workload: Workload,
+    scheduler: SchedulerConfig,
+    engine: EngineSpec,
+    vocab_size: int,
+    progress: Callable[[Progress], bool],
+) -> RunRecord:
+    """Start a server, replay a workload through it, stop it.
+
+    Args:
+        config: The experiment.
+        workload: What to replay.
+        scheduler: Sizes.
+        engine: What the workers run.
+        vocab_size: Of the model.
+        progress: Told how far it is; says whether to go on.
+
+    Raises:
+        ConfigError: The server cannot be started as asked, or did not start.
+    """
+    settings = config.backend
+    server_config = ServerConfig(
+        model=str(config.model.get("name", "model")),
+        vocab_size=vocab_size,
+        scheduler=scheduler,
+        policy=config.policy,
+        engine=engine,
+        overlap=config.engine.overlap,
+        tp=config.tp,
+        tokenizers=int(settings["tokenizers"]),
+        http=False,
+        record_steps=_STEPS,
+    )
+    server = Server(server_config)
+    try:
+        server.start()
+    except (ServerError, ServerDiedError) as error:
+        raise ConfigError(f"backend={settings['name']}: the server did not start: {error}") from error
+    reader = StepReader(server.directory, _STEPS)
+    client = Client(server.directory, server_config)
+    try:
+        prompts = PromptMaker(workload.trace, vocab_size, workload.prompt_seed)
+        foretell = bool(settings.get("foretell", True))
+        transport = DirectTransport(server, client, workload, prompts, foretell=foretell)
+        player = Player(workload, transport, float(settings["drop_after_s"]))
+        if workload.arrivals is Arrivals.ALL_AT_ONCE:
+            client.gather(workload.at_once)
+        records: list[Any] = []
+
+        def watch(now: Progress) -> bool:
+            records.extend(reader.receive(0.0))
+            return progress(now)
+
+        outcome = player.play(watch)
+        records.extend(reader.receive(0.2))
+        while more := reader.receive(0.0):
+            records.extend(more)
+    finally:
+        reader.close()
+        client.close()
+        server.stop(10.0)
+    steps = StepTable(scheduler.pages, player.start_s)
+    for record in records:
+        steps.take(record)
+    return _record(player, workload, steps, scheduler, outcome)
+
+
+def _record(
+    player: Player, workload: Workload, steps: StepTable, scheduler: SchedulerConfig, outcome: Outcome
+) -> RunRecord:
+    requests = player.log.columns(workload.warmup_s)
+    scheduled_s = requests["scheduled_s"]
+    ideal = ideal_cached_tokens(workload.trace, np.argsort(scheduled_s, kind="stable"))
+    requests["ideal_cached_tokens"] = np.where(np.isnan(scheduled_s), NULL, ideal)
+    return RunRecord(
+        requests=requests,
+        steps=steps.log.columns(),
+        decisions=steps.log.decisions(),
+        gaps=player.times.gaps(),
+        complete=outcome.complete,
+        failure=outcome.failure,
+        server=msgspec.to_builtins(scheduler) | {"replayed_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
+    )

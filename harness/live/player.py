@@ -1,0 +1,207 @@
+"""Sends a workload's requests when they are due, one thread, one clock, and notes what comes back."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from harness.live.token_times import TokenTimes
+from harness.metrics.request_log import RequestLog
+from harness.progress import Progress
+from harness.sending import Sending
+from harness.workload import Workload
+
+_LOOK_EVERY_S = 0.1
+_AHEAD_S = 0.002  # idle at least so long before the next request is prepared
+
+
+@dataclass(slots=True)
+class Finish:
+    """How a request ended, as far as the server tells.
+
+    Attributes:
+        status: As in harness.metrics.schema.STATUSES.
+        reason: Why the output ended, or None.
+        error: The server's words, or None.
+        output_tokens: Tokens that it says it produced.
+        counts: cached, chunks, preemptions, recomputed tokens; -1 unknown.
+        moments: Of the eight those that the server tells, by column, seconds on the client's clock.
+    """
+
+    status: str
+    reason: str | None
+    error: str | None
+    output_tokens: int
+    counts: tuple[int, int, int, int] = (-1, -1, -1, -1)
+    moments: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class News:
+    """What came of a request: tokens, its end, or both.
+
+    Attributes:
+        row: Of the trace.
+        tokens: How many.
+        finish: How it ended, or None.
+    """
+
+    row: int
+    tokens: int
+    finish: Finish | None
+
+
+class Transport(ABC):
+    """The way to a server and back. Its clock is ``time.monotonic``."""
+
+    @abstractmethod
+    def prepare(self, row: int) -> None:
+        """Make what will be sent for a request, so that sending takes no time; may be called for a row that was."""
+
+    @abstractmethod
+    def send(self, row: int, arrival_s: float, start_s: float) -> None:
+        """Send a request, which was due ``arrival_s`` after the run's start at ``start_s`` on the clock."""
+
+    @abstractmethod
+    def receive(self, timeout_s: float) -> list[News]:
+        """What came; nothing if nothing came in time.
+
+        Raises:
+            ServerGoneError: Nothing will come any more.
+        """
+
+
+class ServerGoneError(RuntimeError):
+    """The server died under the run; the message says how."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a replay ended.
+
+    Attributes:
+        complete: Whether every request ended.
+        failure: What the server died of, or None.
+    """
+
+    complete: bool
+    failure: str | None
+
+
+class Player:
+    """One replay.
+
+    Attributes:
+        log: Request table.
+        times: Token times.
+        start_s: When the run began, on ``time.monotonic``.
+
+    Args:
+        workload: What to send.
+        transport: The way to the server.
+        drop_after_s: Give up when nothing at all has come for so long.
+    """
+
+    def __init__(self, workload: Workload, transport: Transport, drop_after_s: float) -> None:
+        self.log = RequestLog(workload.trace)
+        self.times = TokenTimes()
+        self._workload = workload
+        self._transport = transport
+        self._sending = Sending(workload)
+        self._drop_after_s = drop_after_s
+        self._in_flight = 0
+        self.start_s = 0.0
+
+    def play(self, watch: Callable[[Progress], bool]) -> Outcome:
+        """Send everything and wait for everything.
+
+        Args:
+            watch: Told how far it is, about ten times a second; says whether to go on.
+        """
+        with _no_garbage_collection():
+            try:
+                return Outcome(self._play(watch), None)
+            except ServerGoneError as error:
+                return Outcome(False, str(error))
+
+    def _play(self, watch: Callable[[Progress], bool]) -> bool:
+        transport, sending = self._transport, self._sending
+        roots = sending.at_start()
+        upcoming = next(roots, None)  # of the roots
+        due: list[tuple[float, int]] = []  # later turns
+        if upcoming is not None:
+            transport.prepare(upcoming[1])
+        self.start_s = start_s = time.monotonic()
+        looked_s = heard_s = start_s
+        while sending.left:
+            now_s = time.monotonic() - start_s
+            while upcoming is not None and upcoming[0] <= now_s:
+                self._send(upcoming, start_s)
+                upcoming = next(roots, None)
+            while due and due[0][0] <= now_s:
+                self._send(heapq.heappop(due), start_s)
+            next_s = min(
+                upcoming[0] if upcoming else float("inf"), due[0][0] if due else float("inf"), now_s + _LOOK_EVERY_S
+            )
+            if upcoming is not None and next_s - now_s > _AHEAD_S:
+                transport.prepare(upcoming[1])
+            for news in transport.receive(max(next_s - (time.monotonic() - start_s), 0.0)):
+                heard_s = time.monotonic()
+                for later in self._take(news, heard_s - start_s):
+                    heapq.heappush(due, later)
+            clock_s = time.monotonic()
+            if clock_s - looked_s > _LOOK_EVERY_S:
+                looked_s = clock_s
+                if not watch(self.log.progress(clock_s - start_s, self.times.tokens)):
+                    return False
+            if not self._in_flight:
+                heard_s = clock_s
+            elif clock_s - heard_s > self._drop_after_s:
+                raise ServerGoneError(f"nothing came from the server for {self._drop_after_s:g} s")
+        return True
+
+    def _send(self, sent: tuple[float, int], start_s: float) -> None:
+        arrival_s, row = sent
+        log = self.log
+        log.arrival_s[row] = arrival_s
+        log.times["sent_s"][row] = time.monotonic() - start_s
+        self._in_flight += 1
+        self._transport.send(row, arrival_s, start_s)
+
+    def _take(self, news: News, now_s: float) -> list[tuple[float, int]]:
+        """Note news of a request; returns what may be sent now that it has ended."""
+        row, log, times = news.row, self.log, self.log.times
+        if news.tokens:
+            self.times.came(row, news.tokens, now_s)
+        finish = news.finish
+        if finish is None:
+            return []
+        times["client_first_token_s"][row] = self.times.first_s(row)
+        pool = finish.status == "ok" and log.arrival_s[row] >= self._workload.warmup_s
+        last_s, *itl = self.times.close(row, pool)
+        times["client_last_token_s"][row] = last_s
+        times["itl_p50_s"][row], times["itl_p99_s"][row], times["itl_max_s"][row] = itl
+        for moment, time_s in finish.moments.items():
+            times[moment][row] = time_s
+        log.count(row, finish.output_tokens, *finish.counts)
+        log.end(row, finish.status, finish.reason, finish.error)
+        self._in_flight -= 1
+        return self._sending.after(row, now_s)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection in mid-run would be lateness of the client's own."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

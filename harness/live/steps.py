@@ -1,0 +1,50 @@
+"""The step table of a real server, out of its worker's records."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.metrics.step_log import StepLog, StepTiming
+from runtime.messages import StepRecord
+from runtime.scheduler import Batch, Chunk, Sequence, Snapshot
+
+
+class StepTable:
+    """Takes records in the order of their steps and writes the step log.
+
+    Attributes:
+        log: The step log.
+
+    Args:
+        pages: Pages of the server's KV memory.
+        start_s: The run's start on the machine's monotonic clock.
+    """
+
+    def __init__(self, pages: int, start_s: float) -> None:
+        self.log = StepLog(pages)
+        self._start_s = start_s
+        self._sequences: dict[int, Sequence] = {}
+
+    def take(self, record: StepRecord) -> None:
+        """One step."""
+        ids = np.frombuffer(record.chunk_ids, np.int64).tolist()
+        tokens = np.frombuffer(record.chunk_tokens, np.int32).tolist()
+        chunks = [Chunk(self._named(name), 0, count, False) for name, count in zip(ids, tokens, strict=True)]
+        decodes = [self._named(name) for name in np.frombuffer(record.decode_ids, np.int64).tolist()]
+        batch = Batch(record.step, chunks, decodes, [], [], Snapshot(*record.snapshot))
+        timing = StepTiming(
+            record.start_s - self._start_s,
+            record.duration_s,
+            record.gpu_wait_s,
+            record.cpu_schedule_s,
+            len(chunks) + len(decodes),
+            graph=False,
+        )
+        self.log.step(batch, timing)
+
+    def _named(self, request_id: int) -> Sequence:
+        """A stand-in for the sequence of that id: the log wants names, and knows them apart by identity."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            sequence = self._sequences[request_id] = Sequence(request_id, 1, np.empty(0, np.int32), 1)
+        return sequence
