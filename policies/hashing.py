@@ -7,8 +7,8 @@ _MASK = (1 << 64) - 1
 
 def mix(seed: int, *names: int) -> int:
     """64 well mixed bits of integers (the finalizer of SplitMix64: Steele et al., OOPSLA 2014)."""
-    state = seed & _MASK
-    for name in names:
+    state = 0
+    for name in (seed, *names):
         state = (state + (name & _MASK) + 0x9E3779B97F4A7C15) & _MASK
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK

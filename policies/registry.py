@@ -81,7 +81,10 @@ def build(part: str, name: str, parameters: Mapping[str, Any]) -> Any:
     except TypeError as error:
         accepted = ", ".join(inspect.signature(cls).parameters) or "none"
         raise PolicyError(f"policy.{part}={name}: {error}. Parameters of {cls.__name__}: {accepted}") from error
-    return cls(**parameters)
+    try:
+        return cls(**parameters)
+    except TypeError as error:  # abstract, or a parameter of the wrong type
+        raise PolicyError(f"policy.{part}={name}: {error}") from error
 
 
 def _imported(part: str, path: str) -> Any:
@@ -93,6 +96,8 @@ def _imported(part: str, path: str) -> Any:
             f"policy.{part}.name={path}: cannot import {error.name!r}. A module in the current directory, or an "
             "installed one, is found by its name"
         ) from error
+    except ValueError as error:
+        raise PolicyError(f"policy.{part}.name={path}: not the path of a class, e.g. my_policies.Mine") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-leap", action="store_true", help="run every decode step on its own")
     parser.add_argument("--profile", action="store_true", help="also run under the profiler")
     parser.add_argument("overrides", nargs="*", help="of the configuration, as for harness run")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
 
     from harness.errors import USER_ERRORS
 

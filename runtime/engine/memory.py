@@ -51,3 +51,30 @@ def kv_pool(config: ModelConfig, placement: Placement, *, pages: int, page_size:
     heads = local_kv_heads(config, placement.communicator.size)
     shape = (config.num_hidden_layers, 2, pages * page_size, heads, config.head_dim)
     return torch.zeros(shape, dtype=placement.dtype, device=placement.device)
+
+
+def pages_on_gpu(
+    config: ModelConfig, placement: Placement, *, page_size: int, fraction: float = 0.9, workspace_bytes: int = 1 << 30
+) -> int:
+    """Pages for which every rank's GPU has room, now that the weights are there; all ranks call it together.
+
+    Args:
+        config: The model's shape.
+        placement: Where it is.
+        page_size: Tokens a page.
+        fraction: See :func:`pages_that_fit`, and so the next.
+        workspace_bytes: Kept for activations and libraries.
+
+    Raises:
+        KvMemoryError: There is no room.
+    """
+    free_bytes, total_bytes = torch.cuda.mem_get_info(placement.device)
+    size = page_bytes(config, page_size=page_size, ranks=placement.communicator.size, dtype=placement.dtype)
+    mine = pages_that_fit(
+        total_bytes=total_bytes,
+        used_bytes=total_bytes - free_bytes,
+        workspace_bytes=workspace_bytes,
+        fraction=fraction,
+        page_bytes=size,
+    )
+    return int(placement.communicator.all_gather(torch.tensor([mine], device=placement.device)).min())

@@ -142,7 +142,7 @@ def test_without_max_tokens_a_chat_goes_on_to_the_end_of_the_context(client: Any
         ("completions", {"seed": 2**70}, "seed"),
         ("completions", {"stop": ""}, "stop"),
         ("completions", {"n": 0}, "n"),
-        ("completions", {"stream_options": {"include_usage": True}}, "stream"),
+        ("completions", {"stream": False, "stream_options": {"include_usage": True}}, "stream"),
         ("chat/completions", {"messages": []}, "messages"),
         ("chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, "role"),
         ("chat/completions", {"tools": []}, "tools"),

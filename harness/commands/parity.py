@@ -1,0 +1,109 @@
+"""``harness parity``: do simulator and real server decide alike, step by step?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.record import RunRecord
+
+_EXAMPLE = """\
+example:
+  python -m harness parity
+  python -m harness parity --policies radix,vllm --backends sim,emulate,runtime,runtime:2 trace=mooncake_conversation
+
+Everything arrives at once and outputs are the trace's, so that time plays no part; KV is small enough to force
+evictions and preemptions. Overrides are those of harness run. runtime:2 is the runtime with tp=2. Exit code 1 where a
+backend decides otherwise than the first.
+"""
+_POLICIES = "radix,naive,sglang,vllm,sarathi"
+_BACKENDS = "sim,emulate,runtime,runtime:2"
+_DEFAULTS = (
+    "model=tiny",
+    "hardware=cpu",
+    "workload=all_at_once",
+    "trace.head=500",
+    "trace.cap_prompt_tokens=600",
+    "trace.cap_output_tokens=40",
+    "engine.max_context=1024",
+    "engine.max_running=32",
+    "engine.pages=4000",
+    "policy.batching.step_tokens=512",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Replay through each backend under each policy and compare.
+
+    Returns:
+        0 where all decide alike, 1 where not, 2 for a mistake of the user's.
+    """
+    parser = argparse.ArgumentParser(
+        prog="harness parity",
+        description=__doc__,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--policies", default=_POLICIES, help=f"bundles to try ({_POLICIES})")
+    parser.add_argument("--backends", default=_BACKENDS, help=f"backends, the first is the measure ({_BACKENDS})")
+    parser.add_argument("overrides", nargs="*", help="of the configuration, as for harness run")
+    arguments = parser.parse_intermixed_args(argv)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.errors import USER_ERRORS
+
+    console = Console(highlight=False)
+    table = Table(title="decisions, step by step")
+    for column in ("policy", "backend", "steps", "cached tokens", "evicted pages", "preemptions", "decisions"):
+        table.add_column(column)
+    equal = True
+    try:
+        for policy in arguments.policies.split(","):
+            first: RunRecord | None = None
+            for backend in arguments.backends.split(","):
+                console.print(f"{policy} through {backend} ...", style="dim")
+                record = _replay(policy, backend, arguments.overrides)
+                verdict = "the measure" if first is None else _verdict(first, record)
+                equal = equal and verdict in ("the measure", "identical")
+                table.add_row(policy, backend, *_counts(record), verdict)
+                first = first or record
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    console.print(table)
+    return 0 if equal else 1
+
+
+def _replay(policy: str, backend: str, overrides: list[str]) -> RunRecord:
+    from harness.compose import compose
+    from harness.experiment import load_trace, replay
+
+    name, _, tp = backend.partition(":")
+    config = compose([f"policy={policy}", f"backend={name}", f"tp={tp or 1}", *_DEFAULTS, *overrides])
+    return replay(config, load_trace(config.trace), lambda _: True)
+
+
+def _verdict(first: RunRecord, other: RunRecord) -> str:
+    from harness.decisions import first_difference
+
+    if other.failure is not None:
+        return other.failure
+    difference = first_difference(first, other)
+    return "identical" if difference is None else str(difference)
+
+
+def _counts(record: RunRecord) -> tuple[str, ...]:
+    steps = record.steps
+    if steps is None:
+        return ("-", "-", "-", "-")
+    cached = record.requests["cached_tokens"]
+    return (
+        f"{len(steps['start_s']):,}",
+        f"{int(cached[cached > 0].sum()):,}",
+        f"{int(steps['evicted_pages'].sum()):,}",
+        f"{int(steps['preempted'].sum()):,}",
+    )

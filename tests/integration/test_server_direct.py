@@ -1,0 +1,206 @@
+"""Requests without HTTP: what a replay sees of the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+zmq = pytest.importorskip("zmq")
+
+from runtime.engine.params import GREEDY  # noqa: E402
+from runtime.messages import (  # noqa: E402
+    Ended,
+    Piece,
+    Request,
+    TextPrompt,
+    TokenPrompt,
+    Turn,
+    id_bytes,
+    ids_of,
+)
+from runtime.scheduler import SchedulerConfig  # noqa: E402
+from runtime.server.client import Client, StepReader  # noqa: E402
+from runtime.server.launch import Server, ServerDiedError  # noqa: E402
+from runtime.server.mail import Outbox  # noqa: E402
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    client = Client(server.directory, server.config)
+    yield client
+    client.close()
+
+
+def asked(request_id: int, prompt: str | list[int] = "Once upon a time", tokens: int = 10, **more: Any) -> Request:
+    content = TextPrompt(prompt) if isinstance(prompt, str) else TokenPrompt(id_bytes(prompt))
+    return Request(request_id, "client", content, tokens, GREEDY, received_s=time.monotonic(), **more)
+
+
+def answers(server: Server, client: Client, count: int) -> dict[int, tuple[list[int], str, Ended]]:
+    """Tokens, text and end of so many requests, by request id."""
+    pieces: dict[int, list[Piece]] = {}
+    ended: dict[int, Ended] = {}
+    while len(ended) < count:
+        server.check()
+        for piece in client.receive(5.0):
+            assert piece.request_id not in ended, "a request ends once, after its last token"
+            pieces.setdefault(piece.request_id, []).append(piece)
+            if piece.ended is not None:
+                ended[piece.request_id] = piece.ended
+    return {
+        request_id: (
+            [token for piece in mine for token in ids_of(piece.tokens).tolist()],
+            "".join(piece.text for piece in mine),
+            ended[request_id],
+        )
+        for request_id, mine in pieces.items()
+    }
+
+
+def test_counts_and_moments_come_with_the_end(server: Server, client: Client) -> None:
+    client.send(asked(1))
+    tokens, text, ended = answers(server, client, 1)[1]
+    assert len(tokens) == len(text) == ended.output_tokens == 10
+    assert (ended.reason, ended.prompt_tokens, ended.chunks, ended.preemptions) == ("length", 16, 1, 0)
+    moments = [
+        ended.received_s,
+        ended.tokenized_s,
+        ended.queued_s,
+        ended.scheduled_s,
+        ended.first_token_s,
+        ended.last_token_s,
+        ended.detokenized_s,
+        time.monotonic(),
+    ]
+    assert moments == sorted(moments)
+
+
+def test_foretold_tokens_come_as_foretold(server: Server, client: Client) -> None:
+    foretold = list(b"and they all lived happily")
+    client.send(asked(2, foretold=id_bytes(foretold), tokens=100, text=False))
+    client.send(asked(3, foretold=id_bytes(foretold), tokens=5, text=False))
+    got = answers(server, client, 2)
+    assert got[2][0] == foretold
+    assert (got[2][1], got[2][2].reason) == ("", "stop")
+    assert got[3][0] == foretold[:5]
+    assert got[3][2].reason == "length"
+
+
+def test_wrong_requests_end_with_an_error_and_the_server_goes_on(server: Server, client: Client) -> None:
+    client.send(asked(10, ""))
+    client.send(asked(11, tokens=-5))
+    client.send(asked(12, "x" * 600))
+    client.send(asked(13, [5, 4_000]))
+    client.send(Request(14, "client", TokenPrompt(b"odd"), 5, GREEDY))
+    client.send(asked(15, stop=[""]))
+    client.send(asked(16))
+    got = answers(server, client, 7)
+    assert [got[number][2].reason for number in range(10, 17)] == ["error"] * 6 + ["length"]
+    for number, names in [(10, "empty"), (11, "max_tokens=-5"), (12, "context of 512"), (13, "4000")]:
+        assert names in str(got[number][2].error)
+
+
+def test_an_id_in_use_is_refused_and_its_owner_goes_on(slow_server: Server) -> None:
+    client = Client(slow_server.directory, slow_server.config)
+    client.send(asked(1, tokens=20))
+    client.send(asked(1, tokens=20))
+    refused, complete = False, False
+    while not (refused and complete):
+        for piece in client.receive(5.0):
+            if piece.ended is not None and piece.ended.reason == "error":
+                assert "already being served" in str(piece.ended.error)
+                refused = True
+            elif piece.ended is not None:
+                complete = piece.ended.output_tokens == 20
+    client.close()
+
+
+def test_aborts_at_any_moment_leave_no_kv_behind(slow_server: Server) -> None:
+    client = Client(slow_server.directory, slow_server.config)
+    for number in range(48):  # 16 run; prompts of 100 tokens take chunks of 64
+        client.send(asked(number, f"{number:03}" + "x" * 97, tokens=30))
+        if number % 4 == 0:
+            client.abort(number)  # it has not been tokenized
+    for number in range(1, 48, 4):
+        client.receive(0.01)
+        client.abort(number)  # queued, in prefill, decoding, or ended already
+    got = answers_of_all(slow_server, client, 48)
+    assert all(ended.reason == "abort" for number, ended in got.items() if number % 4 == 0)
+    assert all(ended.output_tokens == 30 for number, ended in got.items() if number % 4 > 1)
+    gauges = client.gauges()
+    assert (gauges.waiting, gauges.running) == (0, 0)
+    assert gauges.pages_free + gauges.pages_cached == gauges.pages
+    client.close()
+
+
+def answers_of_all(server: Server, client: Client, count: int) -> dict[int, Ended]:
+    """How so many requests ended; those that ended while the test looked away are asked for again by aborting nobody."""
+    ended: dict[int, Ended] = {}
+    quiet = 0
+    while len(ended) < count and quiet < 3:
+        server.check()
+        pieces = client.receive(1.0)
+        quiet = 0 if pieces else quiet + 1
+        ended.update({piece.request_id: piece.ended for piece in pieces if piece.ended is not None})
+    return ended
+
+
+def test_ranks_and_reruns_decide_alike(start: Any) -> None:
+    """All at once, with little memory: the same steps, and the same tokens, however many ranks and tokenizers."""
+    runs = []
+    sizes = SchedulerConfig(pages=40, page_size=4, max_running=8, max_context=128)
+    for tp, tokenizers in [(1, 1), (2, 2)]:
+        with start(
+            http=False, tp=tp, tokenizers=tokenizers, scheduler=sizes, record_steps="steps"
+        ) as server:
+            client = Client(server.directory, server.config)
+            reader = StepReader(server.directory, "steps")
+            client.gather(60)
+            for number in range(60):
+                client.send(asked(number, f"{number % 7} " * (3 + number % 5), tokens=5 + number % 30))
+            got = answers(server, client, 60)
+            records = []
+            while batch := reader.receive(0.3):
+                records += batch
+            steps = [(r.step, r.chunk_ids, r.chunk_tokens, r.decode_ids, r.snapshot) for r in records]
+            assert [step[0] for step in steps] == list(range(len(steps)))
+            counts = [(e.cached_tokens, e.preemptions, e.recomputed_tokens, e.chunks) for _, _, e in got.values()]
+            runs.append((steps, sorted((n, tokens) for n, (tokens, _, _) in got.items()), counts))
+            assert sum(preemptions for _, preemptions, _, _ in counts) > 0
+            client.close()
+            reader.close()
+    assert runs[0] == runs[1]
+
+
+def test_a_rank_out_of_step_is_named(start: Any) -> None:
+    with start(http=False, tp=2, step_s=0.002) as server:
+        client = Client(server.directory, server.config)
+        outbox = Outbox(server.directory)
+        client.send(asked(1, tokens=400))
+        client.receive(2.0)
+        # Rank 1 hears of a turn that rank 0 never had.
+        outbox.send("worker.1", Turn(10_000, 0.0, []))
+        with pytest.raises(ServerDiedError, match=r"worker\.1 (.|\n)*rank 1 is out of step"):
+            server.wait()
+        outbox.close()
+        client.close()
+
+
+def test_garbage_in_every_inbox_is_dropped(server: Server, client: Client) -> None:
+    random = np.random.default_rng(0)
+    context = zmq.Context.instance()
+    names = ["api", "tokenizer.0", "tokenizer.1", "worker.0", "detokenizer", "client"]
+    for name in names:
+        socket = context.socket(zmq.PUSH)
+        socket.connect(f"ipc://{server.directory / name}")
+        for length in range(200):
+            socket.send(random.bytes(length))
+        for message in (b"", b"\x91\xa4Stop", b"\x92\xa5Abort\xc0", b"\x81\x01\x02", b"\xdd\xff\xff\xff\xff"):
+            socket.send(b"\xc1" + message)
+        socket.close(linger=1000)
+    client.send(asked(90))
+    assert answers(server, client, 1)[90][2].reason == "length"
