@@ -22,7 +22,7 @@ from traces import transforms
 from traces.load import load
 from traces.schema import Trace
 
-_BACKENDS = {name: f"harness.backends.{name}" for name in ("sim", "emulate", "runtime")}
+_BACKENDS = {name: f"harness.backends.{name}" for name in ("sim", "emulate", "runtime", "endpoint")}
 _PACKAGES = ("servetwin", "numpy", "pandas", "pyarrow", "simpy", "hydra-core", "torch", "transformers")
 
 

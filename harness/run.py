@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from harness.config import ExperimentConfig, conf_dir
 
@@ -112,17 +112,7 @@ def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) ->
     if not record.complete:
         console.print("Interrupted: the tables hold what was measured so far, marked incomplete.", style="bold")
         return INTERRUPTED
-    return DEGRADED if _degraded(summary, console) else OK
-
-
-def _degraded(summary: dict[str, Any], console: Console) -> bool:
-    degraded = bool(summary["load"].get("degraded"))
-    if degraded:
-        console.print(
-            "Degraded: the client fell behind its schedule (send lag), so latencies are not only the server's.",
-            style="bold",
-        )
-    return degraded
+    return DEGRADED if summary["load"].get("degraded") else OK
 
 
 def _said(message: str) -> int:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
+from policies import eviction
 from policies.batching import Batching, Chunked, DecodeFirst, PrefillFirst
 from policies.errors import PolicyError
-from policies.eviction import Eviction, Fifo, Lfu, Lru, RandomEviction
 from policies.order import DynamicOrder, Fcfs, Lpm, Order, Priority, Random, Sjf
 from policies.prediction import MaxTokens, NoisyOracle, Oracle, Prediction
 from policies.preemption import LeastProgress, Newest, Oldest, Preemption
@@ -33,7 +33,28 @@ PARTS: Mapping[str, Part] = {
     "batching": Part((Batching,), {"prefill_first": PrefillFirst, "decode_first": DecodeFirst, "chunked": Chunked}),
     "reservation": Part((Reservation,), {"full": Full, "ratio": Ratio, "predicted": Predicted, "none": NoReservation}),
     "preemption": Part((Preemption,), {"newest": Newest, "oldest": Oldest, "least_progress": LeastProgress}),
-    "eviction": Part((Eviction,), {"lru": Lru, "lfu": Lfu, "fifo": Fifo, "random": RandomEviction}),
+    "eviction": Part(
+        (eviction.Eviction,),
+        {
+            "lru": eviction.Lru,
+            "lfu": eviction.Lfu,
+            "fifo": eviction.Fifo,
+            "random": eviction.RandomEviction,
+            "mru": eviction.Mru,
+            "filo": eviction.Filo,
+            "slru": eviction.Slru,
+            "tlru": eviction.Tlru,
+            "lfuda": eviction.Lfuda,
+            "gdsf": eviction.Gdsf,
+            "lru_k": eviction.LruK,
+            "two_q": eviction.TwoQ,
+            "arc": eviction.Arc,
+            "s3fifo": eviction.S3Fifo,
+            "sieve": eviction.Sieve,
+            "wtinylfu": eviction.WTinyLfu,
+            "ttl": eviction.Ttl,
+        },
+    ),
     "prediction": Part((Prediction,), {"max_tokens": MaxTokens, "oracle": Oracle, "noisy_oracle": NoisyOracle}),
 }
 

@@ -96,6 +96,10 @@ class CacheNode(Protocol):
         """Unique number of the node."""
 
     @property
+    def key(self) -> bytes:
+        """Its tokens, as the bytes of their int32 ids."""
+
+    @property
     def inserted(self) -> int:
         """Insertions into the tree when its tokens entered: smaller is older. Both halves of a split keep it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Sequences
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class LLM:
     """A model with a scheduler of its own, on one device. Its prefix cache lasts from call to call.
 
     Args:
-        model: A Hugging Face folder (``config.json``, safetensors, ``tokenizer.json``), or the fields of a configuration.
+        model: A Hugging Face folder (``config.json``, safetensors, ``tokenizer.json``), or a configuration's fields.
         seed: Random weights by this seed; needed where ``model`` is not a folder with weights.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: ``float32``, ``bfloat16`` or ``float16``; the model's own by default.
@@ -99,8 +99,8 @@ class LLM:
         kind: torch.dtype = getattr(torch, dtype or config.dtype)
         placement = Placement(SingleCommunicator(), torch.device(device), kind)
         self._folder = None if isinstance(model, Mapping) else Path(model)
-        self._eos_ids = config.eos_token_ids
-        loaded = load_model(config, placement, self._folder if seed is None else seed)
+        self._config = config
+        loaded = load_model(model, config, placement, seed)
         if pages is None:
             on_gpu = placement.device.type == "cuda"
             pages = pages_on_gpu(config, placement, page_size=page_size) if on_gpu else _PAGES_ON_CPU
@@ -138,7 +138,7 @@ class LLM:
 
         Raises:
             RequestRejectedError: A prompt is empty, or with ``max_tokens`` exceeds the context or the KV memory.
-            ValueError: A prompt is text and the model has no tokenizer.
+            ValueError: A prompt is text and the model has no tokenizer, or its ids exceed the vocabulary.
         """
         sequences = [self._sequence(prompt, max_tokens, ignore_eos) for prompt in prompts]
         completions = {sequence.request_id: Completion() for sequence in sequences}
@@ -193,15 +193,17 @@ class LLM:
             if self.tokenizer is None:
                 raise ValueError("a prompt is text and the model's folder has no tokenizer.json: give token ids")
             prompt = self.tokenizer.encode(prompt)
-        stop_ids = frozenset(self._eos_ids if self.tokenizer is None else self.tokenizer.eos_ids)
+        stop_ids = frozenset(self._config.eos_token_ids if self.tokenizer is None else self.tokenizer.eos_ids)
         tokens = np.array(prompt, np.int32)
+        if len(tokens) and not (tokens.min() >= 0 and tokens.max() < self._config.vocab_size):
+            raise ValueError(f"a prompt's token ids are not all below the model's vocab_size={self._config.vocab_size}")
         return Sequence(
             next(self._ids), len(tokens), tokens, max_tokens, stop_ids=frozenset() if ignore_eos else stop_ids
         )
 
     def _run(
         self, sequences: list[Sequence], params: SamplingParams
-    ) -> Iterator[tuple[Sequence, int, TokenLogprobs | None]]:
+    ) -> Generator[tuple[Sequence, int, TokenLogprobs | None]]:
         """Run sequences to their ends; yields each token as its step is committed."""
         for sequence in sequences:
             self._engine.admit(sequence.request_id, params)

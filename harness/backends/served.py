@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from harness.config import ConfigError, ExperimentConfig
 from harness.live.direct import DirectTransport
-from harness.live.player import Outcome, Player
+from harness.live.http import Endpoint, HttpTransport
+from harness.live.player import Outcome, Player, Transport
 from harness.live.steps import StepTable
 from harness.metrics.schema import NULL
 from harness.progress import Progress
 from harness.record import RunRecord
 from harness.workload import Arrivals, Workload
+from runtime.messages import StepRecord
 from runtime.scheduler import SchedulerConfig
 from runtime.server.client import Client, StepReader
 from runtime.server.config import EngineSpec, ServerConfig, ServerError
@@ -25,6 +26,8 @@ from traces.prompts import PromptMaker
 from traces.stats import ideal_cached_tokens
 
 _STEPS = "steps"
+_LAST_RECORD_S = 0.2  # after the last request's end, a step may still be in flight
+_OUR_FIELDS = {"ignore_eos": True, "return_moments": True}
 
 
 def serve_and_play(
@@ -49,6 +52,9 @@ def serve_and_play(
         ConfigError: The server cannot be started as asked, or did not start.
     """
     settings = config.backend
+    over_http = {"direct": False, "http": True}.get(str(settings["client"]))
+    if over_http is None:
+        raise ConfigError(f"backend.client={settings['client']}: direct or http")
     server_config = ServerConfig(
         model=str(config.model.get("name", "model")),
         vocab_size=vocab_size,
@@ -58,7 +64,8 @@ def serve_and_play(
         overlap=config.engine.overlap,
         tp=config.tp,
         tokenizers=int(settings["tokenizers"]),
-        http=False,
+        http=over_http,
+        max_queued=len(workload.trace),  # a replay measures the queue, it is not turned away from it
         record_steps=_STEPS,
     )
     server = Server(server_config)
@@ -66,26 +73,31 @@ def serve_and_play(
         server.start()
     except (ServerError, ServerDiedError) as error:
         raise ConfigError(f"backend={settings['name']}: the server did not start: {error}") from error
-    reader = StepReader(server.directory, _STEPS)
+    prompts = PromptMaker(workload.trace, vocab_size, workload.prompt_seed)
     client = Client(server.directory, server_config)
-    try:
-        prompts = PromptMaker(workload.trace, vocab_size, workload.prompt_seed)
+    reader = StepReader(server.directory, _STEPS)
+    transport: Transport
+    if over_http:
+        endpoint = Endpoint(server.url, server_config.model, None, False, 3600.0, _OUR_FIELDS)
+        transport = HttpTransport(endpoint, workload, prompts, server.check)
+    else:
         foretell = bool(settings.get("foretell", True))
         transport = DirectTransport(server, client, workload, prompts, foretell=foretell)
-        player = Player(workload, transport, float(settings["drop_after_s"]))
-        if workload.arrivals is Arrivals.ALL_AT_ONCE:
+    player = Player(workload, transport, float(settings["drop_after_s"]))
+    records: list[StepRecord] = []
+
+    def watch(now: Progress) -> bool:
+        records.extend(reader.receive(0.0))
+        return progress(now)
+
+    try:
+        if workload.arrivals is Arrivals.ALL_AT_ONCE and not over_http:
             client.gather(workload.at_once)
-        records: list[Any] = []
-
-        def watch(now: Progress) -> bool:
-            records.extend(reader.receive(0.0))
-            return progress(now)
-
         outcome = player.play(watch)
-        records.extend(reader.receive(0.2))
-        while more := reader.receive(0.0):
+        while more := reader.receive(_LAST_RECORD_S):
             records.extend(more)
     finally:
+        transport.close()
         reader.close()
         client.close()
         server.stop(10.0)

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from harness.metrics.compare import Cell, Comparison, Row
 
 EXAMPLE = """\
-example:
+examples:
   python -m harness run policy=radix hydra.run.dir=runs/radix
   python -m harness run policy=naive hydra.run.dir=runs/naive
   python -m harness compare runs/radix runs/naive
+  python -m harness compare runs/radix vllm_result.json artifacts/aiperf benchmarks.json
 """
 PIPE_WIDTH = 160
+FROM_SEND = {"ttft_s": "ttft_from_send_s", "e2e_s": "e2e_from_send_s"}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,23 +38,32 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from harness.metrics.compare import compare, measured
-    from harness.metrics.files import load_run
+    from harness.metrics.importers.load import load_runs
     from harness.metrics.schema import ended_ok
     from harness.report.plots import TITLES, plot_cdfs
 
     try:
-        runs = [load_run(path) for path in arguments.runs]
+        runs = [run for path in arguments.runs for run in load_runs(path)]
         comparison = compare(runs)
-        plot = arguments.plot or runs[0].path / "compare.png"
-        tables = [measured(run) for run in runs]
-        curves = [{column: table[column][ended_ok(table)] for column in TITLES} for table in tables]
-        plot_cdfs(dict(zip(comparison.names, curves, strict=True)), plot)
+        beside = arguments.runs[0] if arguments.runs[0].is_dir() else arguments.runs[0].parent
+        plot = arguments.plot or beside / "compare.png"
+        curves = {}
+        for name, run in zip(comparison.names, runs, strict=True):
+            table = measured(run)
+            if table is not None:
+                curves[name] = {
+                    title: table[FROM_SEND.get(title, title) if comparison.from_send else title][ended_ok(table)]
+                    for title in TITLES
+                }
+        if curves:
+            plot_cdfs(curves, plot)
     except ValueError as error:
         sys.stderr.write(f"harness compare: {error}\n")
         return 2
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     console.print(_table(comparison))
-    for note in (_pairing(comparison), *comparison.notes, f"Plot: {plot}"):
+    plotted = [f"Plot: {plot}"] if curves else []
+    for note in (_pairing(comparison), *comparison.notes, *plotted):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
     return 0
 
@@ -64,8 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory; the first is the baseline")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="where the plot goes (RUN/compare.png of the first)")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run directory, or a result file of vLLM, SGLang, AIPerf or GuideLLM; the first is the baseline",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="where the plot goes (compare.png in the first)")
     return parser
 
 

@@ -91,6 +91,9 @@ class DirectTransport(Transport):
             for piece in pieces
         ]
 
+    def close(self) -> None:
+        self._client.close()
+
     def _finish(self, ended: Ended) -> Finish:
         moments = {moment: getattr(ended, moment) - self._start_s for moment in _MOMENTS}
         moments["sent_back_s"] = moments["detokenized_s"]  # no API server in between

@@ -68,6 +68,10 @@ class Transport(ABC):
         """Send a request, which was due ``arrival_s`` after the run's start at ``start_s`` on the clock."""
 
     @abstractmethod
+    def close(self) -> None:
+        """Leave the server, giving up what is under way."""
+
+    @abstractmethod
     def receive(self, timeout_s: float) -> list[News]:
         """What came; nothing if nothing came in time.
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.metrics.difference import independent_difference, mean_difference, quantile_difference
+from harness.metrics.importers.imported import ImportedRun
 from harness.metrics.sample import Sample
 from harness.metrics.schema import NULL, ended_ok, select
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from harness.metrics.difference import Interval, Pairs
     from harness.metrics.files import Run
@@ -66,19 +67,24 @@ class Comparison:
 
     Attributes:
         names: Of the runs, short and distinct.
+        from_send: TTFT and E2E count from sending, because one of the runs knows no intended arrivals.
         paired: Whether each run is paired with the first by request_id; the first is.
         rows: In the order to print.
         notes: What a reader must know to trust the differences.
     """
 
     names: tuple[str, ...]
+    from_send: bool
     paired: tuple[bool, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[Run | ImportedRun]) -> Comparison:
     """Compare runs with the first of them.
+
+    Where a run of another tool knows no intended arrivals, TTFT and E2E of all runs count from sending, as that tool
+    counts them.
 
     Args:
         runs: Two or more; the first is what the others are held against.
@@ -92,20 +98,23 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """
     if len(runs) < 2:
         raise CompareError("compare needs two runs or more: harness compare RUN RUN ...")
+    from_send = any(_counts_from_send(run) for run in runs)
+    origin, label = ("_from_send", " from send") if from_send else ("", "")
     tables = [measured(run) for run in runs]
-    pairs = [pair_rows(tables[0], other) for other in tables]
-    hit_ratios = [100 * _hit_ratio_by_request(table) for table in tables]
+    pairs = [pair_rows(tables[0], other) if tables[0] and other else None for other in tables]
+    hit_ratios = [_values(table, lambda known: 100 * _hit_ratio_by_request(known)) for table in tables]
     rows = (
-        *_latency_rows("TTFT", [_latency_ms(table, "ttft_s") for table in tables], pairs),
-        *_latency_rows("TPOT", [_latency_ms(table, "tpot_s") for table in tables], pairs),
+        *_latency_rows(f"TTFT{label}", f"ttft{origin}_s", runs, tables, pairs),
+        *_latency_rows("TPOT", "tpot_s", runs, tables, pairs),
         *_itl_rows(runs),
-        *_latency_rows("E2E", [_latency_ms(table, "e2e_s") for table in tables], pairs),
+        *_latency_rows(f"E2E{label}", f"e2e{origin}_s", runs, tables, pairs),
         *_throughput_rows(runs),
         Row("cache hit ratio", "%", smaller_is_better=False, cells=_mean_cells(hit_ratios, pairs)),
         *_goodput_rows(runs, tables, pairs),
     )
     return Comparison(
-        names=_names(runs),
+        names=run_names(runs),
+        from_send=from_send,
         paired=tuple(pair is not None for pair in pairs),
         rows=tuple(row for row in rows if any(cell.value is not None for cell in row.cells)),
         notes=_notes(runs, pairs),
@@ -132,50 +141,90 @@ def pair_rows(first: Columns, other: Columns) -> Pairs | None:
     return (in_first, in_other) if same else None
 
 
-def measured(run: Run) -> dict[str, Array]:
-    """The run's request table without its warm-up.
+def measured(run: Run | ImportedRun) -> dict[str, Array] | None:
+    """The run's request table without its warm-up; None where another tool's file holds figures only.
 
     Raises:
         CompareError: No request ended ok.
         RunError: The table cannot be read.
     """
+    if run.columns is None:
+        return None
     table = select(run.columns, run.columns["warmup"] == 0)
     if not ended_ok(table).any():
         raise CompareError(f"{run.path}: no request of this run ended ok, there is nothing to compare")
     return table
 
 
-def _latency_ms(table: Columns, column: str) -> Array:
-    return np.where(ended_ok(table), table[column], np.nan) * 1e3
+def _counts_from_send(run: Run | ImportedRun) -> bool:
+    return isinstance(run, ImportedRun) and run.from_send
 
 
-def _latency_rows(metric: str, values: Sequence[Array], pairs: Sequence[Pairs | None]) -> list[Row]:
-    rows = [Row(f"{metric} mean", "ms", smaller_is_better=True, cells=_mean_cells(values, pairs))]
+def _values(table: Columns | None, of: Callable[[Columns], Array]) -> Array:
+    """Values by request; none where the requests are not known."""
+    return np.empty(0) if table is None else of(table)
+
+
+def _latency_rows(
+    metric: str,
+    column: str,
+    runs: Sequence[Run | ImportedRun],
+    tables: Sequence[Columns | None],
+    pairs: Sequence[Pairs | None],
+) -> list[Row]:
+    values = [_values(table, lambda known: np.where(ended_ok(known), known[column], np.nan) * 1e3) for table in tables]
+    samples = [Sample(value) for value in values]
+    intervals = [mean_difference(values[0], value, pair) for value, pair in zip(values, pairs, strict=True)]
+    points = [sample.mean if sample.count else None for sample in samples]
+    rows = [_latency_row(metric, "mean", column, runs, points, intervals)]
     for name, p in QUANTILES.items():
-        samples = [Sample(value) for value in values]
         points = [float(sample.quantile(p)) if sample.count else None for sample in samples]
         intervals = [quantile_difference(values[0], value, pair, p) for value, pair in zip(values, pairs, strict=True)]
-        rows.append(Row(f"{metric} {name}", "ms", smaller_is_better=True, cells=_cells(points, intervals)))
+        rows.append(_latency_row(metric, name, column, runs, points, intervals))
     return rows
 
 
-def _itl_rows(runs: Sequence[Run]) -> list[Row]:
+def _latency_row(
+    metric: str,
+    statistic: str,
+    column: str,
+    runs: Sequence[Run | ImportedRun],
+    points: Sequence[float | None],
+    intervals: Sequence[Interval | None],
+) -> Row:
+    """A row whose values are taken from the summary where the requests are not known."""
+    filled = [
+        _scaled(run.summary["metrics"][column][statistic], 1e3) if run.columns is None else point
+        for run, point in zip(runs, points, strict=True)
+    ]
+    return Row(f"{metric} {statistic}", "ms", smaller_is_better=True, cells=_cells(filled, intervals))
+
+
+def _itl_rows(runs: Sequence[Run | ImportedRun]) -> list[Row]:
     """ITL as the summaries have it: pooled over requests, so that it cannot be paired."""
     metrics = [run.summary["metrics"]["itl_s"] for run in runs]
     rows = []
     for statistic in ("mean", *QUANTILES):
         points = [_scaled(metric[statistic], 1e3) for metric in metrics]
-        intervals: list[Interval | None] = [None] * len(runs)
-        if all(metric["count"] for metric in metrics):
-            first, *_ = known = [
-                (metric[statistic] * 1e3, tuple(np.multiply(metric["ci95"][statistic], 1e3))) for metric in metrics
-            ]
-            intervals = [independent_difference(*first, *other) for other in known]
+        known = [_interval_ms(metric["ci95"][statistic]) for metric in metrics]
+        intervals = [_independent((points[0], known[0]), other) for other in zip(points, known, strict=True)]
         rows.append(Row(f"ITL {statistic}", "ms", smaller_is_better=True, cells=_cells(points, intervals)))
     return rows
 
 
-def _throughput_rows(runs: Sequence[Run]) -> list[Row]:
+def _interval_ms(interval_s: Sequence[float] | None) -> Interval | None:
+    return None if interval_s is None else (interval_s[0] * 1e3, interval_s[1] * 1e3)
+
+
+def _independent(
+    first: tuple[float | None, Interval | None], other: tuple[float | None, Interval | None]
+) -> Interval | None:
+    if first[0] is None or first[1] is None or other[0] is None or other[1] is None:
+        return None
+    return independent_difference(first[0], first[1], other[0], other[1])
+
+
+def _throughput_rows(runs: Sequence[Run | ImportedRun]) -> list[Row]:
     """One number a run: without a sample there is no interval."""
     throughputs = [run.summary["throughput"] for run in runs]
     return [
@@ -184,9 +233,14 @@ def _throughput_rows(runs: Sequence[Run]) -> list[Row]:
     ]
 
 
-def _goodput_rows(runs: Sequence[Run], tables: Sequence[Columns], pairs: Sequence[Pairs | None]) -> list[Row]:
+def _goodput_rows(
+    runs: Sequence[Run | ImportedRun], tables: Sequence[Columns | None], pairs: Sequence[Pairs | None]
+) -> list[Row]:
     goodputs = [run.summary["goodput"]["requests_per_s"] for run in runs]
-    met = [np.where(table["slo_met"] == NULL, np.nan, table["slo_met"]) * 100 for table in tables]
+    met = [
+        _values(table, lambda known: np.where(known["slo_met"] == NULL, np.nan, known["slo_met"]) * 100)
+        for table in tables
+    ]
     return [
         Row("goodput", "req/s", smaller_is_better=False, cells=_cells(goodputs)),
         Row("SLO attainment", "%", smaller_is_better=False, cells=_mean_cells(met, pairs)),
@@ -227,7 +281,7 @@ def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value * scale
 
 
-def _names(runs: Sequence[Run]) -> tuple[str, ...]:
+def run_names(runs: Sequence[Run | ImportedRun]) -> tuple[str, ...]:
     """The last parts of each run's path, as many as make them distinct."""
     parts = [run.path.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts))):
@@ -237,10 +291,12 @@ def _names(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(f"{path[-1]} ({position})" for position, path in enumerate(parts, start=1))
 
 
-def _notes(runs: Sequence[Run], pairs: Sequence[Pairs | None]) -> tuple[str, ...]:
+def _notes(runs: Sequence[Run | ImportedRun], pairs: Sequence[Pairs | None]) -> tuple[str, ...]:
     notes = []
-    for name, run, pair in zip(_names(runs), runs, pairs, strict=True):
-        if pair is None:
+    for name, run, pair in zip(run_names(runs), runs, pairs, strict=True):
+        if isinstance(run, ImportedRun):
+            notes.append(f"{name}: measured by {run.tool}{_imported(run)}")
+        if run.columns is not None and pair is None:
             notes.append(f"{name}: not the trace of the first run, so compared unpaired")
         if run.summary["goodput"]["limits"] != runs[0].summary["goodput"]["limits"]:
             notes.append(f"{name}: held to another SLO than the first run, goodput is not comparable")
@@ -249,3 +305,8 @@ def _notes(runs: Sequence[Run], pairs: Sequence[Pairs | None]) -> tuple[str, ...
         if not run.complete:
             notes.append(f"{name}: incomplete, the run was interrupted")
     return tuple(notes)
+
+
+def _imported(run: ImportedRun) -> str:
+    origin = ", which knows no intended arrivals: TTFT and E2E of all runs count from sending" if run.from_send else ""
+    return origin + ("; its file holds figures only, so no intervals" if run.columns is None else "")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
+from typing import Any, TypeAlias
 
 from policies.views import CacheNode
+
+Rank: TypeAlias = float | tuple[float, ...]
 
 
 class Eviction(ABC):
@@ -31,40 +34,68 @@ class Eviction(ABC):
     def victim(self) -> CacheNode:
         """The released leaf to go next. Asked only when there is one; asking twice changes nothing."""
 
+    def split(self, upper: CacheNode, lower: CacheNode) -> None:
+        """A node was cut in two: ``upper`` is new and holds its front, ``lower`` is the old one with the rest.
+
+        For policies that remember more of a node than the node itself says.
+        """
+
+    def tick(self, now_s: float) -> None:
+        """What time it is, seconds; told before the decisions of that time. For policies whose entries expire."""
+
+
+class Leaves:
+    """Evictable leaves by rank, smallest first, then the oldest node: a heap that drops dead entries when they surface."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Any, int]] = []  # rank, serial
+        self._entries: dict[int, tuple[Rank, CacheNode]] = {}  # serial -> its one valid entry
+
+    def push(self, node: CacheNode, rank: Rank) -> None:
+        """Add a leaf, or give it another rank."""
+        self._entries[node.serial] = (rank, node)
+        heapq.heappush(self._heap, (rank, node.serial))
+
+    def discard(self, node: CacheNode) -> None:
+        """Take a node out, if it is there."""
+        self._entries.pop(node.serial, None)
+
+    def first(self) -> CacheNode | None:
+        """The leaf of the smallest rank, None where there is no leaf."""
+        while self._heap:
+            rank, serial = self._heap[0]
+            entry = self._entries.get(serial)
+            if entry is not None and entry[0] == rank:
+                return entry[1]
+            heapq.heappop(self._heap)
+        return None
+
 
 class LeafHeap(Eviction):
     """Evicts the released leaf of the smallest :meth:`priority`: what most policies need to say is one line."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int]] = []  # priority, serial
-        self._leaves: dict[int, tuple[float, CacheNode]] = {}  # serial -> its one valid entry
+        self._leaves = Leaves()
 
     @abstractmethod
-    def priority(self, node: CacheNode) -> float:
+    def priority(self, node: CacheNode) -> Rank:
         """Rank among leaves, smallest goes first; asked when the leaf becomes evictable."""
 
     def released(self, node: CacheNode) -> None:
         if node.is_leaf:
-            self._push(node)
+            self._leaves.push(node, self.priority(node))
 
     def pinned(self, node: CacheNode) -> None:
-        self._leaves.pop(node.serial, None)
+        self._leaves.discard(node)
 
     def removed(self, node: CacheNode) -> None:
-        del self._leaves[node.serial]
+        self._leaves.discard(node)
         parent = node.parent
         if parent is not None and parent.parent is not None and parent.is_leaf and not parent.locks:
-            self._push(parent)
+            self._leaves.push(parent, self.priority(parent))
 
     def victim(self) -> CacheNode:
-        while True:
-            priority, serial = self._heap[0]
-            entry = self._leaves.get(serial)
-            if entry is not None and entry[0] == priority:
-                return entry[1]
-            heapq.heappop(self._heap)  # an entry of a leaf that was pinned or removed since
-
-    def _push(self, node: CacheNode) -> None:
-        priority = self.priority(node)
-        self._leaves[node.serial] = (priority, node)
-        heapq.heappush(self._heap, (priority, node.serial))
+        leaf = self._leaves.first()
+        if leaf is None:
+            raise LookupError("an eviction policy was asked for a victim, and no leaf is released")
+        return leaf

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -13,7 +14,7 @@ from runtime.attention.base import Attention, AttentionMetadata, AttentionStep, 
 
 
 class TorchAttention(Attention):
-    """Gathers each sequence's KV, then scaled dot-product attention.
+    """Gathers the pages of each sequence, then scaled dot-product attention.
 
     Args:
         kv: (layers, 2, slots, KV heads, head_dim): the KV pool, keys at 0 and values at 1.
@@ -25,59 +26,55 @@ class TorchAttention(Attention):
         self._page_size = page_size
 
     def plan(self, metadata: AttentionMetadata) -> AttentionStep:
-        """Slots and masks, which all layers share."""
+        """Pages and masks, which all layers share."""
         lengths, prefills = metadata.lengths, metadata.prefills
         starts = metadata.query_lengths.cumsum() - metadata.query_lengths
-        chunks = [
-            self._chunk(metadata, sequence, int(starts[sequence]), int(metadata.query_lengths[sequence]))
-            for sequence in range(prefills)
-        ]
+        chunks = [self._chunk(metadata, sequence, int(starts[sequence])) for sequence in range(prefills)]
         # Decodes of about the same length together: padding at most doubles what is read.
         decodes = np.arange(prefills, len(lengths))
         classes = np.frexp(lengths[prefills:])[1]
         groups = [self._decode_group(metadata, decodes[classes == size], starts) for size in np.unique(classes)]
-        return _TorchStep(self._kv, metadata.slots, chunks, groups)
+        return _TorchStep(self._kv, self._page_size, metadata.slots, chunks, groups)
 
-    def _slots(self, pages: np.ndarray[tuple[int, ...], np.dtype[np.int32]], length: int) -> IntArray:
-        """Slots of the first ``length`` positions: (..., length)."""
-        positions = np.arange(length)
-        page, offset = np.divmod(positions, self._page_size)
-        return pages[..., page].astype(np.int64) * self._page_size + offset
-
-    def _chunk(self, metadata: AttentionMetadata, sequence: int, start: int, count: int) -> _Chunk:
-        length = int(metadata.lengths[sequence])
-        slots = torch.from_numpy(self._slots(metadata.pages[sequence], length)).to(self._kv.device)
+    def _chunk(self, metadata: AttentionMetadata, sequence: int, start: int) -> _Chunk:
+        count, length = int(metadata.query_lengths[sequence]), int(metadata.lengths[sequence])
+        pages = metadata.pages[sequence, : -(-length // self._page_size)]
         mask = None
         if count < length:  # each query sees the context and the chunk up to itself
             mask = torch.ones(count, length, dtype=torch.bool, device=self._kv.device).tril(length - count)
-        return _Chunk(slice(start, start + count), slots, mask)
+        return _Chunk(slice(start, start + count), length, self._put(pages), mask)
 
     def _decode_group(self, metadata: AttentionMetadata, sequences: IntArray, starts: IntArray) -> _DecodeGroup:
         lengths = metadata.lengths[sequences, None]
-        longest = int(lengths.max())
-        seen = np.arange(longest) < lengths
-        slots = np.where(seen, self._slots(metadata.pages[sequences], longest), 0)
-        tokens, gathered, mask = (
-            torch.from_numpy(array).to(self._kv.device) for array in (starts[sequences], slots, seen)
-        )
-        return _DecodeGroup(tokens, gathered, mask[:, None, None, :])
+        columns = np.arange(-(-int(lengths.max()) // self._page_size))
+        # Behind a length the page table means nothing: any page will do, the mask hides it.
+        pages = np.where(columns * self._page_size < lengths, metadata.pages[sequences, : len(columns)], 0)
+        seen = np.arange(len(columns) * self._page_size) < lengths
+        return _DecodeGroup(self._put(starts[sequences]), self._put(pages), self._put(seen)[:, None, None, :])
+
+    def _put(self, array: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self._kv.device)
 
 
 class _Chunk(NamedTuple):
     tokens: slice  # of the step
-    slots: Tensor  # (length,)
+    length: int  # of context and chunk
+    pages: Tensor  # that hold it
     mask: Tensor | None  # (tokens, length); None where there is no context
 
 
 class _DecodeGroup(NamedTuple):
     tokens: Tensor  # (sequences,) index into the step's tokens
-    slots: Tensor  # (sequences, longest)
-    mask: Tensor  # (sequences, 1, 1, longest)
+    pages: Tensor  # (sequences, columns)
+    mask: Tensor  # (sequences, 1, 1, columns * page_size)
 
 
 class _TorchStep(AttentionStep):
-    def __init__(self, kv: Tensor, slots: Tensor, chunks: list[_Chunk], groups: list[_DecodeGroup]) -> None:
+    def __init__(
+        self, kv: Tensor, page_size: int, slots: Tensor, chunks: list[_Chunk], groups: list[_DecodeGroup]
+    ) -> None:
         self._kv = kv
+        self._page_size = page_size
         self._slots = slots
         self._chunks = chunks
         self._groups = groups
@@ -87,17 +84,23 @@ class _TorchStep(AttentionStep):
         keys[self._slots] = k
         values[self._slots] = v
         out = torch.empty_like(q)
-        for tokens, slots, mask in self._chunks:
+        for chunk in self._chunks:
             # (1, heads, tokens, head_dim)
-            query, key, value = (x.transpose(0, 1)[None] for x in (q[tokens], keys[slots], values[slots]))
+            query = q[chunk.tokens].transpose(0, 1)[None]
+            key, value = (self._gather(x, chunk.pages)[: chunk.length].transpose(0, 1)[None] for x in (keys, values))
             attended = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+                query, key, value, attn_mask=chunk.mask, is_causal=chunk.mask is None, enable_gqa=True
             )
-            out[tokens] = attended[0].transpose(0, 1)
+            out[chunk.tokens] = attended[0].transpose(0, 1)
         for group in self._groups:
             # Query heads that share a KV head stand where queries do: (sequences, KV heads, sharing, head_dim).
             query = q[group.tokens].reshape(len(group.tokens), keys.shape[1], -1, q.shape[-1])
-            key, value = (x[group.slots].transpose(1, 2) for x in (keys, values))
+            key, value = (self._gather(x, group.pages).transpose(1, 2) for x in (keys, values))
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
             out[group.tokens] = attended.flatten(1, 2)
         return out
+
+    def _gather(self, x: Tensor, pages: Tensor) -> Tensor:
+        """A layer's keys or values on pages: (..., pages) to (..., pages * page_size, KV heads, head_dim)."""
+        by_page = x.view(-1, self._page_size * x.shape[1] * x.shape[2])
+        return by_page.index_select(0, pages.flatten()).view(*pages.shape[:-1], -1, *x.shape[1:])

@@ -97,7 +97,12 @@ def instantly(batch: Batch) -> float:
 def constant(options: Mapping[str, Any]) -> Callable[[Batch], float]:
     """A cost function, for ``cost``: every step takes ``seconds``."""
     seconds = float(options["seconds"])
-    return lambda batch: seconds
+
+    def step_seconds(batch: Batch) -> float:
+        del batch
+        return seconds
+
+    return step_seconds
 
 
 def build(options: Mapping[str, Any], place: EnginePlace) -> EmulatedEngine:

@@ -24,6 +24,7 @@ from runtime.engine.sampler import Sampled, Sampler, SamplingPlan
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig, load_model_config
 from runtime.models.decoder import CausalLm
+from runtime.models.errors import WeightsError
 from runtime.models.registry import build_model
 from runtime.scheduler.batch import Batch
 from runtime.scheduler.config import SchedulerConfig
@@ -119,22 +120,27 @@ def _logprobs(sampled: Sampled, wanted: list[int] | None) -> list[TokenLogprobs 
     ]
 
 
-def load_model(config: ModelConfig, placement: Placement, weights: Path | int) -> CausalLm:
+def load_model(
+    source: Path | str | Mapping[str, Any], config: ModelConfig, placement: Placement, seed: int | None = None
+) -> CausalLm:
     """Build a model and fill it.
 
     Args:
-        config: Its shape.
+        source: What ``config`` was read from: a checkpoint's folder, or fields without weights.
+        config: The model's shape.
         placement: Where it goes.
-        weights: Folder of a checkpoint, or the seed of random weights.
+        seed: Of random weights, in place of the checkpoint's.
 
     Raises:
         ModelError: The architecture is not supported, does not divide over the ranks, or the checkpoint does not fit.
     """
+    if seed is None and isinstance(source, Mapping):
+        raise WeightsError("seed=null: a model given by its fields has no weights; give a seed for random ones")
     model = build_model(config, placement)
-    if isinstance(weights, int):
-        random_weights(model, weights)
-    else:
-        load_weights(model, weights)
+    if seed is not None:
+        random_weights(model, seed)
+    elif not isinstance(source, Mapping):
+        load_weights(model, Path(source))
     return model
 
 
@@ -156,11 +162,9 @@ def build(options: Mapping[str, Any], place: EnginePlace) -> TorchEngine:
     device = torch.device(options.get("device", "cpu"))
     if device.type == "cuda":
         device = torch.device("cuda", place.rank)
-    seed = options.get("seed")
-    weights = Path(options["model"]) if seed is None else int(seed)
     dtype: torch.dtype = getattr(torch, options.get("dtype") or config.dtype)
     placement = Placement(_connect(place, device), device, dtype)
-    model = load_model(config, placement, weights)
+    model = load_model(options["model"], config, placement, options.get("seed"))
     return TorchEngine(config, model, placement, place.scheduler, place.table)
 
 

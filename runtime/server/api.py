@@ -162,6 +162,7 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
         return Response(meters.text(await _gauges(frontend)), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _answer_errors(app)
+    _document(app)
     return app
 
 
@@ -231,6 +232,16 @@ def _answer_errors(app: FastAPI) -> None:
     async def failure(request: HttpRequest, error: Exception) -> Response:
         del request
         return respond(ApiError(500, f"{type(error).__name__} in the API server: see its log"))
+
+
+def _document(app: FastAPI) -> None:
+    """OpenAPI's page, without the 422 that FastAPI believes it answers with."""
+    schema = app.openapi()
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
 
 
 class ApiProcess:

@@ -10,6 +10,7 @@ from runtime.engine.params import SamplingParams
 
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 TokenId = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
+BiasedToken = Annotated[int, Field(ge=0, le=2**31 - 1)]  # a key of a JSON object is a string
 StopString = Annotated[str, Field(min_length=1)]
 Tokens = Annotated[list[TokenId], Field(min_length=1)]
 
@@ -41,7 +42,7 @@ class Generation(Body):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, gt=0, le=100)
-    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[BiasedToken, Annotated[float, Field(ge=-100, le=100)]] | None = None
     min_tokens: StrictInt = Field(0, ge=0, le=2**31 - 1)
     ignore_eos: StrictBool = False
     priority: StrictInt = Field(0, ge=-(2**31), le=2**31 - 1, description="Larger is more urgent.")

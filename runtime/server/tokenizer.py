@@ -21,11 +21,12 @@ from runtime.messages import (
     Tokenized,
     TokenPrompt,
     ToTokenizer,
+    id_bytes,
     ids_of,
 )
 from runtime.server.config import Place
 from runtime.server.mail import Inbox, Outbox
-from runtime.server.text import TemplateError, TextTokenizer, load_tokenizer
+from runtime.server.text import TextTokenizer, load_tokenizer
 
 _TAIL = 6  # tokens of the prompt that the text of the first output token may depend on
 NEVER = float("nan")
@@ -87,7 +88,8 @@ def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, long
     if request.foretold is not None:
         _checked(request.foretold, vocab_size, "foretold")
     if any(not stop for stop in request.stop):
-        raise TemplateError("stop: an empty string ends nothing")
+        raise ValueError("stop: an empty string ends nothing")
+    _checked(id_bytes(list(request.params.logit_bias)), vocab_size, "logit_bias")
     # A prompt that leaves no room is the scheduler's to refuse.
     max_tokens = max(longest - len(ids), 1) if request.max_tokens is None else request.max_tokens
     opening = Opening(request.request_id, request.frontend, ids[-_TAIL:].tobytes(), request.stop, request.text)

@@ -65,9 +65,7 @@ def _audit_states(scheduler: Scheduler, sequences: list[Sequence]) -> None:
     assert len(running) + len(leaving) <= scheduler.config.max_running
     assert _ids(running) == _ids(scheduler._prefilling) + _ids(scheduler._decoding)
     states = {State.WAITING: scheduler.waiting_sequences, State.RUNNING: len(running)}
-    assert Counter(sequence.state for sequence in sequences) == Counter(
-        {**states, State.LEAVING: len(leaving)}
-    )
+    assert Counter(sequence.state for sequence in sequences) == Counter({**states, State.LEAVING: len(leaving)})
     for sequence in sequences:
         queued = sequence.state is State.WAITING
         assert queued == (sequence.row < 0)
@@ -92,7 +90,7 @@ def _audit_tree(cache: RadixCache) -> list[Node]:
             assert child.key[: cache._page_bytes] == first
             assert len(child.key) == len(child.held) * cache._page_bytes > 0
             assert child.end == node.end + len(child.key) // 4
-            assert 0 <= child.locks
+            assert child.locks >= 0
             assert node is cache.root or child.locks <= node.locks
             nodes.append(child)
             rest.append(child)

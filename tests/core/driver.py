@@ -227,9 +227,7 @@ class Driver:
     def _commit(self, now: float) -> None:
         ticket = self.flying.pop(0)
         tokens = self.engine.execute(ticket)
-        outputs = self.scheduler.commit(
-            ticket.batch, None if self.scenario.foretold_only else tokens, now
-        )
+        outputs = self.scheduler.commit(ticket.batch, None if self.scenario.foretold_only else tokens, now)
         self._take(ticket.batch, outputs)
         self._check()
 
@@ -295,7 +293,10 @@ class Driver:
         table = self.scheduler.memory.table
         return (
             [(chunk.sequence.request_id, *chunk[1:]) for chunk in batch.chunks],
-            [(sequence.request_id, position) for sequence, position in zip(batch.decodes, batch.positions, strict=True)],
+            [
+                (sequence.request_id, position)
+                for sequence, position in zip(batch.decodes, batch.positions, strict=True)
+            ],
             [sequence.request_id for sequence in batch.admitted],
             [
                 (sequence.row, table[sequence.row, : sequence.held_pages].tolist())

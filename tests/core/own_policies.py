@@ -18,9 +18,7 @@ class ErraticOrder(DynamicOrder):
     def __init__(self, seed: int = 0) -> None:
         self._seed, self._asked = seed, 0
 
-    def arrange(
-        self, waiting: Sequence[SequenceView], scheduler: SchedulerView, now: float
-    ) -> list[SequenceView]:
+    def arrange(self, waiting: Sequence[SequenceView], scheduler: SchedulerView, now: float) -> list[SequenceView]:
         self._asked += 1
         return sorted(waiting, key=lambda sequence: mix(self._seed, self._asked, sequence.ordinal))
 

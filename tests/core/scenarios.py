@@ -61,11 +61,9 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, **fixed: Any) -> Scenario:
+def scenarios(draw: st.DrawFn, /, **fixed: Any) -> Scenario:
     """A scenario, with parts of its policy fixed."""
-    parts = {
-        part: fixed[part] if part in fixed else draw(strategy, label=part) for part, strategy in PARTS.items()
-    }
+    parts = {part: fixed[part] if part in fixed else draw(strategy, label=part) for part, strategy in PARTS.items()}
     foretold_only = draw(st.booleans(), label="foretold_only")
     asked = draw(_requests(foretold_only), label="asked")
     page_size = draw(st.sampled_from([1, 2, 4, 16]), label="page_size")
@@ -89,9 +87,7 @@ def scenarios(draw: st.DrawFn, **fixed: Any) -> Scenario:
         aborts=tuple(draw(st.lists(aborts, max_size=5), label="aborts")),
         in_flight=tuple(
             draw(
-                st.one_of(
-                    st.just([True]), st.just([False]), st.lists(st.booleans(), min_size=1, max_size=5)
-                ),
+                st.one_of(st.just([True]), st.just([False]), st.lists(st.booleans(), min_size=1, max_size=5)),
                 label="in_flight",
             )
         ),

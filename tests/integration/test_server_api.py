@@ -200,7 +200,8 @@ def test_a_full_queue_gets_429_and_when_to_come_again(start: Any) -> None:
         httpx.Client(base_url=server.url, trust_env=False) as http,
         http.stream("POST", "/v1/completions", json={**TEXT, "max_tokens": 100, "stream": True}) as running,
     ):
-        next(running.iter_raw())
+        chunks = running.iter_raw()  # held: the stream ends with it
+        next(chunks)
         full = http.post("/v1/completions", json={**TEXT, "n": 2})
         assert full.status_code == 429
         assert int(full.headers["retry-after"]) >= 1

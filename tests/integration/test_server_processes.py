@@ -15,11 +15,11 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from runtime.engine.params import GREEDY  # noqa: E402
-from runtime.messages import Request, TextPrompt  # noqa: E402
-from runtime.server.client import Client  # noqa: E402
-from runtime.server.config import EngineSpec, ServerError  # noqa: E402
-from runtime.server.launch import Server, ServerDiedError  # noqa: E402
+from runtime.engine.params import GREEDY
+from runtime.messages import Request, TextPrompt
+from runtime.server.client import Client
+from runtime.server.config import EngineSpec, ServerError
+from runtime.server.launch import Server, ServerDiedError
 
 WITHIN_S = 10.0
 SERVE = """
@@ -81,9 +81,11 @@ def test_a_launcher_killed_takes_its_processes_with_it() -> None:
 
 
 def test_a_process_that_dies_is_quoted(start: Any) -> None:
-    with pytest.raises(ServerDiedError, match=r"worker\.0 .* exit code 1; its last words:(.|\n)*KeyError: 'vocab_size'"):
-        with start(http=False, engine=EngineSpec("runtime.engine.emulated.build", {})):
-            pass
+    with (
+        pytest.raises(ServerDiedError, match=r"worker\.0 .* exit code 1; its last words:(.|\n)*KeyError: 'vocab_size'"),
+        start(http=False, engine=EngineSpec("runtime.engine.emulated.build", {})),
+    ):
+        pass
 
 
 def test_the_directory_is_private_and_removed(start: Any) -> None:

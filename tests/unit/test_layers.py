@@ -1,5 +1,6 @@
 """Layers divided over ranks compute what the whole ones do; attention over pages what dense attention does."""
 
+# ruff: noqa: E402 (what needs torch is imported once it is known to be there)
 from __future__ import annotations
 
 from typing import Any

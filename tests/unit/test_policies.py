@@ -69,7 +69,10 @@ def test_priority_takes_the_most_urgent() -> None:
 def test_a_random_order_is_one_and_the_same_for_a_seed() -> None:
     waiting = [sequence(ordinal) for ordinal in range(50)]
     assert ranked(Random(1), waiting) == ranked(Random(1), waiting[::-1])
-    assert len({tuple(ranked(Random(seed), waiting)) for seed in range(5)}) == 5
+    orders = [ranked(Random(seed), waiting) for seed in range(6)]
+    shared = [sum(a == b for a, b in zip(orders[0], other, strict=True)) for other in orders[1:]]
+    shifted = [sum(a == b + 1 for a, b in zip(orders[0], other, strict=True)) for other in orders[1:]]
+    assert max(shared + shifted) < 10, "seeds next to each other draw apart"
 
 
 def test_lpm_takes_the_longest_cached_prefix_up_to_its_limit() -> None:
@@ -79,7 +82,9 @@ def test_lpm_takes_the_longest_cached_prefix_up_to_its_limit() -> None:
     for s in waiting:
         server._sequences[s.request_id] = s
     cache = server.memory.cache
-    node, _ = cache.insert(cache.lock(cache.match(waiting[0].tokens[:0]))[0], np.array([1, 2, 3], np.int32), server.memory.pool.take(3))
+    node, _ = cache.insert(
+        cache.lock(cache.match(waiting[0].tokens[:0]))[0], np.array([1, 2, 3], np.int32), server.memory.pool.take(3)
+    )
     cache.unlock(node)
     assert [s.ordinal for s in Lpm().arrange(waiting, server, 0.0)] == [2, 1, 0, 3]
     assert [s.ordinal for s in Lpm(limit=3).arrange(waiting, server, 0.0)] == [0, 1, 2, 3]
@@ -138,7 +143,7 @@ def test_chunked_shares_one_budget() -> None:
 
 @pytest.mark.parametrize("batching", [PrefillFirst, DecodeFirst, Chunked])
 def test_a_step_needs_room(batching: type[Batching]) -> None:
-    with pytest.raises(ValueError, match="policy.batching.step_tokens=0: .* try policy.batching.step_tokens=2048"):
+    with pytest.raises(ValueError, match=r"policy\.batching\.step_tokens=0: .* try policy\.batching\.step_tokens=2048"):
         batching(0)  # type: ignore[call-arg]
 
 
@@ -222,10 +227,8 @@ def test_the_noise_has_median_one_and_the_sigma_asked_for() -> None:
     error = np.log([noisy.output_tokens(s) / 10**5 for s in asked])
     assert np.median(error) == pytest.approx(0, abs=0.03)
     assert error.std() == pytest.approx(0.5, rel=0.05)
-    assert [noisy.output_tokens(s) for s in asked[:9]] == [
-        NoisyOracle(0.5, seed=3).output_tokens(s) for s in asked[:9]
-    ]
-    with pytest.raises(ValueError, match="policy.prediction.sigma=-1"):
+    assert [noisy.output_tokens(s) for s in asked[:9]] == [NoisyOracle(0.5, seed=3).output_tokens(s) for s in asked[:9]]
+    with pytest.raises(ValueError, match=r"policy\.prediction\.sigma=-1"):
         NoisyOracle(sigma=-1)
 
 
@@ -250,7 +253,7 @@ def evicted(eviction: Eviction) -> list[int]:
         rest = np.array([use], np.int32)[match.tokens :]
         node, _ = cache.insert(node, rest, rest)
         cache.unlock(node)
-    return cache.evict(4).tolist()
+    return [int(page) for page in cache.evict(4)]
 
 
 def test_whom_evictions_choose() -> None:
@@ -266,7 +269,7 @@ def test_whom_evictions_choose() -> None:
 
 def test_hashes_are_the_same_everywhere() -> None:
     """Frozen: another value would change every run that anyone keeps."""
-    assert mix(0, 1, 2) == 0x2E7FC5B5A9F2A1C3 or mix(0, 1, 2) == mix(0, 1, 2)
+    assert mix(0, 1, 2) == 0xF4F373571B7FEB84
     assert mix(1, 2) != mix(2, 1)
     assert mix(0, -1) == mix(0, (1 << 64) - 1)
 

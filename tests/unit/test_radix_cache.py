@@ -33,7 +33,7 @@ def bring(cache: RadixCache, tokens: npt.NDArray[np.int32], first_page: int) -> 
     pages = np.arange(first_page, first_page + count, dtype=np.int32)
     node, duplicates = cache.insert(node, tokens[match.tokens :], pages)
     cache.unlock(node)
-    return duplicates.tolist()
+    return [int(page) for page in duplicates]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The sampler: what may be drawn, how often, and that nothing else matters."""
 
+# ruff: noqa: E402 (what needs torch is imported once it is known to be there)
 from __future__ import annotations
 
 from typing import Any
@@ -44,8 +45,8 @@ def keys(count: int, seed: int = 0) -> Any:
 
 def drawn(logits: Any, count: int, truncates: bool, **settings: float) -> Any:
     wanted = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, **settings}
-    columns = [torch.full((count,), value) for value in wanted.values()]
-    return draw(logits.expand(count, -1), *columns, keys(count), truncates=truncates)
+    temperature, top_p, top_k, min_p = (torch.full((count,), value) for value in wanted.values())
+    return draw(logits.expand(count, -1), temperature, top_p, top_k, min_p, keys(count), truncates=truncates)
 
 
 def allowed(logits: np.ndarray[Any, Any], temperature: float, top_p: float, top_k: int, min_p: float) -> set[int]:
@@ -95,10 +96,10 @@ def test_noise_is_finite_and_reaches_the_rare_end() -> None:
 
 def test_a_row_without_truncation_is_not_truncated_beside_one_that_is() -> None:
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
-    columns = [torch.full((4,), value) for value in (5.0, 1.0, 0, 0.0)]
-    plain = draw(logits, *columns, keys(4), truncates=False)
-    columns[2] = torch.tensor([3, 0, 0, 0])
-    beside = draw(logits, *columns, keys(4), truncates=True)
+    temperature, top_p, top_k, min_p = (torch.full((4,), value) for value in (5.0, 1.0, 0, 0.0))
+    plain = draw(logits, temperature, top_p, top_k, min_p, keys(4), truncates=False)
+    top_k = torch.tensor([3, 0, 0, 0])
+    beside = draw(logits, temperature, top_p, top_k, min_p, keys(4), truncates=True)
     assert beside[1:].tolist() == plain[1:].tolist()
 
 

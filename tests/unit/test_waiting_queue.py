@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from policies.order import DynamicOrder, Fcfs, Order
 from policies.views import SchedulerView, SequenceView
-from runtime.scheduler import Scheduler, Sequence
+from runtime.scheduler import Scheduler, SchedulerConfig, Sequence
 from runtime.scheduler.waiting import WaitingQueue, waiting_queue
-from tests.core.driver import Scenario, SchedulerConfig
+from tests.core.driver import Scenario
 
 SCHEDULER: Scheduler = Scenario(SchedulerConfig(8, 1, 8, 8), {}, ()).scheduler()
 
@@ -24,17 +24,13 @@ class ByPriority(Order):
 
 
 class ByPriorityNow(DynamicOrder):
-    def arrange(
-        self, waiting: Sequences[SequenceView], scheduler: SchedulerView, now: float
-    ) -> list[SequenceView]:
+    def arrange(self, waiting: Sequences[SequenceView], scheduler: SchedulerView, now: float) -> list[SequenceView]:
         assert [s.ordinal for s in waiting] == sorted(s.ordinal for s in waiting)
         return sorted(waiting, key=lambda sequence: sequence.priority)
 
 
 class Forgetful(DynamicOrder):
-    def arrange(
-        self, waiting: Sequences[SequenceView], scheduler: SchedulerView, now: float
-    ) -> list[SequenceView]:
+    def arrange(self, waiting: Sequences[SequenceView], scheduler: SchedulerView, now: float) -> list[SequenceView]:
         return list(waiting)[1:]
 
 
@@ -87,5 +83,5 @@ def test_a_preempted_sequence_has_its_place_again() -> None:
 def test_an_order_that_loses_a_sequence_is_named() -> None:
     queue = waiting_queue(Forgetful())
     queue.push(sequence(0))
-    with pytest.raises(ValueError, match="Forgetful.arrange returned 0 of 1 waiting sequences: return every one"):
+    with pytest.raises(ValueError, match=r"Forgetful\.arrange returned 0 of 1 waiting sequences: return every one"):
         queue.arrange(SCHEDULER, 0.0)

@@ -1,5 +1,6 @@
 """Loading: a rank reads its part, and a checkpoint that does not fit says why."""
 
+# ruff: noqa: E402 (what needs torch is imported once it is known to be there)
 from __future__ import annotations
 
 import json
@@ -40,7 +41,7 @@ CONFIG: dict[str, Any] = {
 
 def checkpoint(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda tensors: None) -> Path:
     """A checkpoint in a single file, changed."""
-    model = load_model(load_model_config(CONFIG), on_cpu(), 3)
+    model = load_model(CONFIG, load_model_config(CONFIG), on_cpu(), 3)
     tensors = {part.name: part.target.detach().clone() for part in model.parts()}
     change(tensors)
     folder.mkdir(exist_ok=True)
@@ -49,12 +50,12 @@ def checkpoint(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda te
 
 
 def load(folder: Path, config: dict[str, Any] = CONFIG) -> Any:
-    return load_model(load_model_config(config), on_cpu(), folder)
+    return load_model(folder, load_model_config(config), on_cpu())
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     model = load(checkpoint(tmp_path))
-    original = load_model(load_model_config(CONFIG), on_cpu(), 3)
+    original = load_model(CONFIG, load_model_config(CONFIG), on_cpu(), 3)
     for mine, its in zip(model.parts(), original.parts(), strict=True):
         assert torch.equal(mine.target, its.target), mine.name
 
@@ -121,15 +122,20 @@ def test_random_weights_are_the_same_model_on_any_number_of_ranks() -> None:
             assert tokens == alone[1]
 
 
+def test_fields_without_a_seed_have_no_weights() -> None:
+    with pytest.raises(WeightsError, match="seed=null"):
+        load_model(CONFIG, load_model_config(CONFIG), on_cpu())
+
+
 def test_another_seed_is_another_model() -> None:
     config = load_model_config(CONFIG)
-    first, second = (load_model(config, on_cpu(), seed).lm_head.weight for seed in (1, 2))
+    first, second = (load_model(CONFIG, config, on_cpu(), seed).lm_head.weight for seed in (1, 2))
     assert not torch.equal(first, second)
 
 
 def test_dtype() -> None:
     placement = Placement(SingleCommunicator(), torch.device("cpu"), torch.bfloat16)
-    model = load_model(load_model_config(CONFIG), placement, 1)
+    model = load_model(CONFIG, load_model_config(CONFIG), placement, 1)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
@@ -145,4 +151,4 @@ def test_dtype() -> None:
 def test_a_model_that_does_not_divide_is_refused(changes: dict[str, Any], size: int, message: str) -> None:
     config = load_model_config({**CONFIG, **changes})
     with pytest.raises(ParallelError, match=f"tp={size}.*{message}"):
-        on_ranks(size, lambda communicator: load_model(config, on_cpu(communicator), 1))
+        on_ranks(size, lambda communicator: load_model(CONFIG, config, on_cpu(communicator), 1))

@@ -1,0 +1,1 @@
+"""The prefix cache alone, without time: hit-ratio curves of eviction policies over a trace."""

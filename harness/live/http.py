@@ -1,0 +1,272 @@
+"""Any OpenAI-compatible server, over HTTP with server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from harness.live.player import Finish, News, ServerGoneError, Transport
+from harness.metrics.schema import FINISH_REASONS
+from harness.workload import Workload
+from traces.prompts import PromptMaker
+
+_DATA = b"data: "
+_DONE = b"[DONE]"
+_MOST_ERROR = 300  # characters kept of what a server says went wrong
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Event(msgspec.Struct):
+    """What of a streamed completion we read; servers add more."""
+
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    moments: list[dict[str, float | None]] | None = None
+    error: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server and how it is asked.
+
+    Attributes:
+        url: Base, such as ``http://127.0.0.1:8000``.
+        model: Name it serves, sent in each body.
+        api_key: Bearer token, or None.
+        by_text: Send text of about the right length instead of token ids, to a server that takes no ids.
+        timeout_s: Of one request.
+        extra: Further fields of each body.
+    """
+
+    url: str
+    model: str
+    api_key: str | None
+    by_text: bool
+    timeout_s: float
+    extra: dict[str, Any]
+
+
+class HttpTransport(Transport):
+    """Completions over HTTP, each on a connection of a pool, read as they stream.
+
+    A chunk counts as one token, as every benchmark of such servers has it; how many tokens there really were is the
+    server's ``usage``.
+
+    Attributes:
+        prompt_errors: Of each request, prompt tokens by the server's count less those of the trace.
+
+    Args:
+        endpoint: The server.
+        workload: What is sent.
+        prompts: Makes the token ids.
+        check: Raises what the server died of, where that can be known.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        workload: Workload,
+        prompts: PromptMaker,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._check = check
+        self._trace = workload.trace
+        self._prompts = prompts
+        self._bodies: dict[int, bytes] = {}
+        self._decode = msgspec.json.Decoder(_Event).decode
+        self._news: deque[News] = deque()
+        self._came = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._session = self._loop.run_until_complete(self._connect())
+        self.prompt_errors: list[int] = []
+
+    def prepare(self, row: int) -> None:
+        if row in self._bodies:
+            return
+        endpoint, trace = self._endpoint, self._trace
+        prompt = self._prompts.prompt(row)
+        self._bodies[row] = msgspec.json.encode(
+            {
+                "model": endpoint.model,
+                "prompt": _words(prompt.tolist()) if endpoint.by_text else prompt.tolist(),
+                "max_tokens": trace.output_tokens.item(row),
+                "temperature": 0,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                **endpoint.extra,
+            }
+        )
+
+    def send(self, row: int, arrival_s: float, start_s: float) -> None:
+        del arrival_s
+        self.prepare(row)
+        task = self._loop.create_task(self._request(row, self._bodies.pop(row), start_s))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def receive(self, timeout_s: float) -> list[News]:
+        self._loop.run_until_complete(self._wait(timeout_s))
+        if not self._news:
+            try:
+                self._check()
+            except RuntimeError as error:
+                raise ServerGoneError(str(error)) from error
+        news = list(self._news)
+        self._news.clear()
+        self._came.clear()
+        return news
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._leave())
+        self._loop.close()
+
+    async def _leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def _connect(self) -> aiohttp.ClientSession:
+        endpoint = self._endpoint
+        headers = {"Content-Type": "application/json"}
+        if endpoint.api_key is not None:
+            headers["Authorization"] = f"Bearer {endpoint.api_key}"
+        return aiohttp.ClientSession(
+            headers=headers,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=endpoint.timeout_s),
+            read_bufsize=1 << 18,
+        )
+
+    async def _wait(self, timeout_s: float) -> None:
+        if self._news:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._came.wait()
+        except TimeoutError:
+            pass
+
+    async def _request(self, row: int, body: bytes, start_s: float) -> None:
+        finish = Finish("error", "error", None, 0)
+        sent_s = time.monotonic() - start_s
+        try:
+            async with self._session.post(f"{self._endpoint.url}/v1/completions", data=body) as response:
+                if response.status == 200:
+                    await self._read(row, response, finish, start_s)
+                else:
+                    finish.status = "rejected" if response.status in (400, 413, 422, 429) else "error"
+                    finish.error = f"HTTP {response.status}: {(await response.text())[:_MOST_ERROR]}"
+        except TimeoutError:
+            finish.status = "timeout"
+            finish.error = f"no end within {self._endpoint.timeout_s:g} s"
+        except (aiohttp.ClientError, ConnectionError, msgspec.DecodeError) as error:
+            finish.status = "error"
+            finish.error = f"{type(error).__name__}: {error}"[:_MOST_ERROR]
+        finish.moments["sent_s"] = sent_s
+        self._tell(News(row, 0, finish))
+
+    async def _read(self, row: int, response: aiohttp.ClientResponse, finish: Finish, start_s: float) -> None:
+        """Read a stream to its end; ``finish`` becomes ok when it had one."""
+        chunks = 0
+        async for line in response.content:
+            if not line.startswith(_DATA):
+                continue
+            data = line[len(_DATA) :].strip()
+            if data == _DONE:
+                break
+            event = self._decode(data)
+            if event.error is not None:
+                finish.error = str(event.error)[:_MOST_ERROR]
+                return
+            tokens = sum(bool(choice.text) for choice in event.choices)
+            for choice in event.choices:
+                if choice.finish_reason is not None:
+                    known = choice.finish_reason in FINISH_REASONS
+                    finish.reason = choice.finish_reason if known else None
+                    finish.status = "ok"
+            if event.usage is not None:
+                self._count(row, event.usage, finish)
+            if event.moments:
+                told = event.moments[0]
+                finish.moments |= {name: s - start_s for name, s in told.items() if s is not None}
+            if tokens:
+                chunks += tokens
+                self._tell(News(row, tokens, None))
+        finish.output_tokens = finish.output_tokens or chunks
+        if finish.status == "ok" and not chunks:
+            # Tokens came that are no text of their own, such as half a character.
+            self._tell(News(row, 1, None))
+        elif finish.status != "ok":
+            finish.error = "the stream ended without a finish_reason"
+
+    def _count(self, row: int, usage: _Usage, finish: Finish) -> None:
+        finish.output_tokens = usage.completion_tokens
+        self.prompt_errors.append(usage.prompt_tokens - self._trace.prompt_tokens.item(row))
+        details = usage.prompt_tokens_details
+        if details is not None and details.cached_tokens is not None:
+            finish.counts = (details.cached_tokens, -1, -1, -1)
+
+    def _tell(self, news: News) -> None:
+        self._news.append(news)
+        self._came.set()
+
+
+_WORDS = """
+the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one you
+were all her she there would their we him been has when who will no more if out so up said what its about than into them
+can only other time new some could these two may first then do any like my now over such our man me even most made after
+also did many off before must well back through years much where your way down should because long each just state those
+people too world good very year work still see own life men day here old great
+""".split()  # noqa: SIM905  # a list of them is a page long
+
+
+def _words(ids: list[int]) -> str:
+    """As many common words as there are ids, each one token to most tokenizers; equal ids give equal words."""
+    return " ".join([_WORDS[token % len(_WORDS)] for token in ids])
+
+
+def reachable(url: str, api_key: str | None, timeout_s: float = 5.0) -> list[str]:
+    """Names of the models that a server says it has.
+
+    Raises:
+        ServerGoneError: It does not answer as an OpenAI-compatible server does.
+    """
+
+    async def ask() -> list[str]:
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=timeout) as session,
+            session.get(f"{url}/v1/models") as response,
+        ):
+            response.raise_for_status()
+            return [str(model["id"]) for model in (await response.json())["data"]]
+
+    try:
+        return asyncio.run(ask())
+    except (aiohttp.ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ServerGoneError(f"{url}/v1/models: {type(error).__name__}: {error}") from error

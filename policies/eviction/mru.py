@@ -1,0 +1,14 @@
+"""Most recently used."""
+
+from __future__ import annotations
+
+from policies.eviction.queues import Place, QueuedEviction
+from policies.views import CacheNode
+
+
+class Mru(QueuedEviction):
+    """The leaf whose last reader left just now (SGLang's mru): right for scans that come round again."""
+
+    def put(self, node: CacheNode, place: Place) -> None:
+        del node
+        place.rank = -self.clock

@@ -1,0 +1,78 @@
+"""``harness serve``: the built-in model, from a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx")
+
+from harness.commands.serve import main  # noqa: E402
+
+RUN = "import sys; from harness.commands.serve import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_a_signal_and_leaves_nothing(tmp_path: Path, ending: signal.Signals) -> None:
+    command = [sys.executable, "-c", RUN, "tp=2", "max_context=256"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as serve:
+        assert serve.stderr is not None
+        found = re.search(r"serving tiny at (http://127\.0\.0\.1:\d+)/v1", serve.stderr.readline())
+        assert found is not None
+        body = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+        with httpx.Client(base_url=found[1], trust_env=False) as http:
+            answers = [http.post("/v1/completions", json=body).json() for _ in range(2)]
+        serve.send_signal(ending)
+        assert serve.stderr.read() == ""
+        assert serve.wait() == 0
+    assert answers[0]["usage"]["completion_tokens"] == 12
+    assert answers[0]["choices"][0]["text"] == answers[1]["choices"][0]["text"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shell_chats_and_keeps_the_conversation() -> None:
+    command = [sys.executable, "-c", RUN, "--shell", "max_context=256", "pages=64"]
+    done = subprocess.run(command, input="Hi\nAnd then?\n", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("> ") >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["modle=tiny"], "modle=tiny: no such setting"),
+        (["tp=two"], "tp=two: a whole number"),
+        (["tp=0"], "tp=0: from 1"),
+        (["pages=0"], "engine.pages=0: at least 1"),
+        (["overlap=maybe"], "overlap=maybe: true or false"),
+        (["device=tpu"], "device=tpu: cpu or cuda"),
+        (["max_context=99999"], "positions end at 4096"),
+        (["order=alphabetical"], "order.name=alphabetical"),
+        (["model=/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
+    words: list[str], names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert names in said
+    assert len(said.splitlines()) == 1
+
+
+def test_help_documents_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for words in ("model=tiny", "page_size=16", "eviction=lru", "python -m harness serve"):
+        assert words in said

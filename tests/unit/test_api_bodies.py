@@ -1,0 +1,170 @@
+"""Whatever a client sends, it gets an answer or an error in OpenAI's shape: never a 500."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("fastapi")
+httpx = pytest.importorskip("httpx")
+
+from runtime.messages import Ended, Gauges, Piece, Request  # noqa: E402
+from runtime.scheduler import SchedulerConfig  # noqa: E402
+from runtime.server.api import make_app  # noqa: E402
+from runtime.server.config import EngineSpec, Place, ServerConfig  # noqa: E402
+from runtime.server.frontend import Frontend  # noqa: E402
+
+CONFIG = ServerConfig(
+    model="tiny",
+    vocab_size=259,
+    scheduler=SchedulerConfig(pages=64, page_size=4, max_running=8, max_context=256),
+    policy={},
+    engine=EngineSpec("none"),
+    max_queued=300,
+)
+NEVER = float("nan")
+FIELDS = [
+    *("model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
+    *("seed", "n", "stop", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "min_tokens"),
+    *("ignore_eos", "priority", "stream", "stream_options", "logprobs", "top_logprobs", "return_moments", "other"),
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+class Echo(Frontend):
+    """Answers every request itself, at once."""
+
+    def send(self, request: Request) -> None:
+        self.sent = request
+        ended = Ended("length", None, 3, 2, 0, 1, 0, 0, *[NEVER] * 7)
+        answer = self._answers[request.request_id]
+        answer.put(Piece(request.request_id, "text", b"", [], None))
+        answer.put(Piece(request.request_id, "", b"", [], ended))
+
+    async def ping(self, timeout_s: float = 5.0) -> Gauges:
+        return Gauges(0, 0, 64, 0, 64)
+
+
+class Api:
+    """The API in this process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._runner = asyncio.Runner()
+        self.frontend = Echo(Place("api", str(directory), CONFIG))
+        transport = httpx.ASGITransport(make_app(CONFIG, self.frontend))
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://server")
+
+    def post(self, path: str, content: bytes) -> Any:
+        headers = {"content-type": "application/json"}
+        return self._runner.run(self._client.post(path, content=content, headers=headers))
+
+    def get(self, path: str) -> Any:
+        return self._runner.run(self._client.get(path))
+
+    def close(self) -> None:
+        self._runner.run(self._client.aclose())
+        self._runner.close()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    api = Api(tmp_path_factory.mktemp("api"))
+    yield api
+    api.close()
+
+
+def sane(answer: Any) -> None:
+    assert answer.status_code in (200, 400, 404, 429), answer.text
+    if answer.status_code != 200:
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert isinstance(error["message"], str)
+        assert error["message"]
+
+
+paths = st.sampled_from(["/v1/completions", "/v1/chat/completions"])
+fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@fuzz
+@given(path=paths, content=st.binary(max_size=100) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_body(api: Api, path: str, content: bytes) -> None:
+    sane(api.post(path, content))
+
+
+@fuzz
+@given(path=paths, change=st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3))
+def test_any_value_of_any_field(api: Api, path: str, change: dict[str, Any]) -> None:
+    body: dict[str, Any] = {"model": "tiny", "max_tokens": 2}
+    if "chat" in path:
+        body["messages"] = [{"role": "user", "content": "Hi"}]
+    else:
+        body["prompt"] = "Hi"
+    sane(api.post(path, json.dumps({**body, **change}).encode()))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b'{"prompt":' * 5000, b'{"prompt": "\\ud800", "model": "tiny"}', b'{"\\ud800": 1}', b"\xff", b""],
+    ids=["deep", "deep objects", "half a surrogate", "half a surrogate as field", "no UTF-8", "empty"],
+)
+def test_bodies_that_are_hardly_json(api: Api, content: bytes) -> None:
+    answer = api.post("/v1/completions", content)
+    sane(answer)
+    assert answer.status_code == 400
+
+
+def test_what_is_asked_is_what_is_sent(api: Api) -> None:
+    body = {
+        "model": "tiny",
+        "prompt": [1, 2, 3],
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "seed": 7,
+        "n": 2,
+        "stop": "x",
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.2,
+        "repetition_penalty": 1.1,
+        "logit_bias": {"5": -1},
+        "min_tokens": 1,
+        "ignore_eos": True,
+        "priority": 3,
+        "logprobs": 2,
+    }
+    assert api.post("/v1/completions", json.dumps(body).encode()).status_code == 200
+    sent = api.frontend.sent
+    assert (sent.max_tokens, sent.stop, sent.ignore_eos, sent.priority) == (9, ["x"], True, 3)
+    params = sent.params
+    for name in ("temperature", "top_p", "top_k", "min_p", "min_tokens", "logprobs"):
+        assert getattr(params, name) == body[name]
+    for name in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
+        assert getattr(params, name) == body[name]
+    assert params.seed == 8  # the second choice's
+    assert params.logit_bias == {5: -1.0}
+
+
+def test_the_schema_documents_bodies_and_errors(api: Api) -> None:
+    schema = api.get("/openapi.json").json()
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        post = schema["paths"][path]["post"]
+        assert {"200", "400", "401", "404", "429"} <= set(post["responses"])
+        assert "422" not in post["responses"]
+        assert set(post["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+        name = post["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        body = schema["components"]["schemas"][name]
+        assert body["additionalProperties"] is False

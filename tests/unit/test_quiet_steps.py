@@ -1,0 +1,120 @@
+"""When decode steps may be leapt over: only while a step planned now would be the same as the last."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime.scheduler import Batch, LeapingScheduler, SchedulerConfig, Sequence
+from tests.core.driver import Scenario
+
+LONG = 100
+
+
+def sequence(request_id: int, prompt_tokens: int = 4, output_tokens: int = LONG) -> Sequence:
+    ids = np.full(prompt_tokens + output_tokens, request_id, np.int32)
+    return Sequence(request_id, prompt_tokens, ids, output_tokens, foretold_tokens=output_tokens)
+
+
+def decoding(
+    *sequences: Sequence, pages: int = 300, max_running: int = 4, **parts: object
+) -> tuple[LeapingScheduler, Batch]:
+    """A scheduler that has decoded its first step and committed it, and that step."""
+    config = SchedulerConfig(pages, page_size=1, max_running=max_running, max_context=1000)
+    scheduler = LeapingScheduler(config, Scenario(config, parts, ()).policy())
+    for each in sequences:
+        scheduler.add(each, 0.0)
+    while True:
+        batch = scheduler.schedule(0.0)
+        assert batch is not None
+        scheduler.commit(batch, None, 0.0)
+        if batch.decodes:
+            return scheduler, batch
+
+
+def test_up_to_the_step_before_the_first_ends() -> None:
+    scheduler, batch = decoding(sequence(0), sequence(1, output_tokens=50))
+    assert scheduler.quiet_steps(batch) == 50 - 2 - 1
+
+
+@pytest.mark.parametrize("parts", [{}, {"order": {"name": "lpm"}}])
+def test_not_when_someone_arrived_whom_there_is_room_for(parts: dict[str, object]) -> None:
+    scheduler, batch = decoding(sequence(0), **parts)
+    scheduler.add(sequence(1), 0.0)
+    assert scheduler.quiet_steps(batch) == 0
+
+
+@pytest.mark.parametrize("parts", [{}, {"order": {"name": "lpm"}}])
+def test_while_all_rows_are_taken(parts: dict[str, object]) -> None:
+    scheduler, batch = decoding(sequence(0), sequence(1), max_running=1, **parts)
+    assert scheduler.waiting_sequences == 1
+    assert scheduler.quiet_steps(batch) == LONG - 2 - 1
+
+
+def test_while_the_next_does_not_fit_and_its_rank_is_fixed() -> None:
+    waiting = (sequence(1, 250, 20), sequence(2))
+    scheduler, batch = decoding(sequence(0), *waiting)
+    assert scheduler.quiet_steps(batch) == LONG - 2 - 1
+    scheduler, batch = decoding(sequence(0), *waiting, order={"name": "lpm"})
+    assert scheduler.quiet_steps(batch) == 0
+    scheduler, batch = decoding(sequence(0), *waiting, reservation={"name": "ratio"})
+    assert scheduler.quiet_steps(batch) == 0, "what is kept for others decays"
+
+
+def test_not_when_the_one_that_did_not_fit_has_gone() -> None:
+    scheduler, batch = decoding(sequence(0), sequence(1, 250, 20), sequence(2))
+    scheduler.abort(1)
+    assert scheduler.quiet_steps(batch) == 0
+
+
+def test_not_when_a_policy_has_a_memory() -> None:
+    bounded = {"name": "prefill_first", "max_prefill_steps": 2}
+    scheduler, batch = decoding(sequence(0), batching=bounded)
+    assert scheduler.quiet_steps(batch) == 0
+
+
+def test_not_when_a_sequence_is_leaving() -> None:
+    scheduler, _ = decoding(sequence(0), sequence(1))
+    batch = scheduler.schedule(0.0)
+    assert batch is not None
+    assert scheduler.quiet_steps(batch) == LONG - 3
+    scheduler.abort(1)
+    assert scheduler.quiet_steps(batch) == 0
+
+
+def test_no_further_than_kv_memory_goes() -> None:
+    scheduler, batch = decoding(sequence(0), pages=LONG + 3)
+    steps = scheduler.quiet_steps(batch)
+    assert 0 < steps <= scheduler.available_pages
+
+
+def test_not_when_a_prompt_was_just_cached_that_one_waiting_may_share() -> None:
+    config = SchedulerConfig(pages=104, page_size=1, max_running=4, max_context=1000)
+    scheduler = LeapingScheduler(config, Scenario(config, {}, ()).policy())
+    scheduler.add(sequence(0), 0.0)
+    scheduler.add(sequence(1), 0.0)
+    prefill, decode = scheduler.schedule(0.0), scheduler.schedule(0.0)
+    assert prefill is not None
+    assert decode is not None
+    scheduler.commit(prefill, None, 0.0)
+    assert scheduler.quiet_steps(decode) == 0
+
+
+def test_not_when_a_row_came_back_with_the_last_commit() -> None:
+    """It finished with a step in flight, which kept its row while the next step was planned."""
+    config = SchedulerConfig(pages=900, page_size=1, max_running=2, max_context=1000)
+    scheduler = LeapingScheduler(config, Scenario(config, {}, ()).policy())
+    stopping = sequence(1)
+    stopping.end_tokens = 2
+    for each in (sequence(0), stopping, sequence(2)):
+        scheduler.add(each, 0.0)
+    flying = [scheduler.schedule(0.0)]
+    while stopping.row >= 0 or stopping.finish_reason is None:
+        flying.append(scheduler.schedule(0.0))
+        committed = flying.pop(0)
+        assert committed is not None
+        scheduler.commit(committed, None, 0.0)
+    last = flying[0]
+    assert last is not None
+    assert [each.request_id for each in last.decodes] == [0]
+    assert scheduler.quiet_steps(last) == 0
