@@ -10,6 +10,7 @@ _COMMANDS = {
     "run": ("harness.run", "replay a trace through a backend"),
     "compare": ("harness.commands.compare", "differences between runs, with intervals"),
     "trace": ("harness.commands.trace", "look at, convert, generate and fetch traces"),
+    "cache": ("harness.commands.cache", "eviction policies compared, of the prefix cache alone"),
     "parity": ("harness.commands.parity", "whether simulator and real server decide alike"),
     "bench": ("harness.commands.bench", "how fast the simulator is, and where its time goes"),
 }

@@ -71,8 +71,18 @@ def _generated(knobs: dict[str, Any]) -> Trace:
         if knob not in known:
             raise ConfigError(f"trace.generate.{knob}: no such knob; choose from {', '.join(known)}")
         if isinstance(known[knob].default, Distribution):
-            given[knob] = Distribution.parse(str(value))
+            given[knob] = _distribution(Distribution, knob, value)
     return generate(SyntheticWorkload(**given), lengths_from=None if lengths_from is None else load(lengths_from))
+
+
+def _distribution(kind: Any, knob: str, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return kind.parse(str(value))
+    unknown = set(value) - {field.name for field in fields(kind)}
+    if unknown:
+        choices = ", ".join(field.name for field in fields(kind))
+        raise ConfigError(f"trace.generate.{knob}.{min(unknown)}: no such knob; choose from {choices}")
+    return kind(**value)
 
 
 def replay(config: ExperimentConfig, trace: Trace, progress: Callable[[Progress], bool]) -> RunRecord:
@@ -110,11 +120,13 @@ def prepare_directory(run_dir: Path, config_yaml: str) -> None:
 
 
 def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace) -> dict[str, Any]:
-    """Write the tables and the summary of a replay into its run directory.
+    """Write the tables, the summary and the timeline of a replay into its run directory.
 
     Returns:
         The summary.
     """
+    from harness.report.timeline import write_timeline  # after the replay: nothing before it needs msgspec
+
     requests = hold_to(schema.complete_requests(record.requests), slo)
     steps = None if record.steps is None else schema.complete_steps(record.steps)
     environment = describe_environment()
@@ -127,6 +139,7 @@ def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace) -> dict[str,
     if steps is not None:
         files.write_steps(run_dir, steps, record.decisions)
     files.write_summary(run_dir, result)
+    write_timeline(run_dir, requests, steps)
     (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     return result
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from harness.backends.served import serve_and_play
 from harness.backends.sim import server_model
-from harness.config import EngineConfig, ExperimentConfig, TraceConfig, WorkloadConfig
+from harness.config import ExperimentConfig
 from harness.progress import Progress
 from harness.record import RunRecord
-from harness.simulator.engine import StepSeconds
 from harness.workload import Workload
-from runtime.scheduler import Batch
 from runtime.server.config import EngineSpec
 
 
@@ -31,19 +29,6 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
     model = server_model(config)
     options: dict[str, Any] = {"vocab_size": model.vocab_size}
     if not config.backend["instant"]:
-        options |= {"cost": "harness.backends.emulate.step_seconds", "cost_options": asdict(config)}
+        options |= {"cost": "harness.backends.emulated_step.step_seconds", "cost_options": asdict(config)}
     engine = EngineSpec("runtime.engine.emulated.build", options)
     return serve_and_play(config, workload, model.scheduler, engine, model.vocab_size, progress)
-
-
-def step_seconds(options: Mapping[str, Any]) -> Callable[[Batch], float]:
-    """What a step takes, for the engine in a worker process.
-
-    Args:
-        options: The experiment's configuration as plain values.
-    """
-    values = dict(options)
-    nested = {"trace": TraceConfig, "workload": WorkloadConfig, "engine": EngineConfig}
-    config = ExperimentConfig(**values | {name: kind(**values[name]) for name, kind in nested.items()})
-    model = server_model(config)
-    return StepSeconds(model.cost, model.options)

@@ -45,7 +45,7 @@ class Eviction(ABC):
 
 
 class Leaves:
-    """Evictable leaves by rank, smallest first, then the oldest node: a heap that drops dead entries when they surface."""
+    """Evictable leaves by rank, smallest first, then the oldest node: a heap that drops the dead when they surface."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[Any, int]] = []  # rank, serial

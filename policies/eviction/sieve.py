@@ -34,7 +34,7 @@ class Sieve(QueuedEviction):
             if leaf is None:
                 if self.leaf(1 - self._ahead) is None:
                     return None
-                self._ahead, self._hand = 1 - self._ahead, 0
+                self._turn()
                 continue
             if leaf.serial not in self._visited:
                 return leaf
@@ -43,8 +43,13 @@ class Sieve(QueuedEviction):
             self.move(leaf, 1 - self._ahead, self._hand)
 
     def gone(self, node: CacheNode, place: Place) -> None:
-        del place
         self._visited.discard(node.serial)
+        self._hand = place.rank
+        if self.leaf(self._ahead) is None:  # it was the newest: what comes next is not the hand's to see before a round
+            self._turn()
+
+    def _turn(self) -> None:
+        self._ahead, self._hand = 1 - self._ahead, 0
 
     def split(self, upper: CacheNode, lower: CacheNode) -> None:
         super().split(upper, lower)

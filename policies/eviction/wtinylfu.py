@@ -41,6 +41,8 @@ class WTinyLfu(QueuedEviction):
 
     def choose(self) -> CacheNode | None:
         self._demote()
+        if not self.sizes[PROBATION] + self.sizes[PROTECTED]:
+            self._fill()
         oldest = self.leaf(PROBATION) or self.leaf(PROTECTED)
         newcomer = self.leaf(WINDOW)
         if oldest is None or newcomer is None:
@@ -64,6 +66,15 @@ class WTinyLfu(QueuedEviction):
             self._keys[upper.serial] = key
             self._keys[lower.serial] = below = prefix_key(lower)
             self._counts[below] = self._counts.get(key, 0)
+
+    def _fill(self) -> None:
+        """The cache is full for the first time: nothing to contend with yet."""
+        while self.sizes[WINDOW] > self._window_share * sum(self.sizes):
+            leaf = self.leaf(WINDOW)
+            if leaf is None:
+                return
+            self.clock += 1
+            self.move(leaf, PROBATION, self.clock)
 
     def _demote(self) -> None:
         """Keep the protected segment within its share."""

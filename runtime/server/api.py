@@ -32,6 +32,7 @@ from runtime.server.answers import ChatShape, CompletionShape, Shape
 from runtime.server.config import Place, ServerConfig, ServerError
 from runtime.server.errors import ApiError, printable
 from runtime.server.frontend import Frontend
+from runtime.server.limits import BodyLimit
 from runtime.server.mail import Outbox
 from runtime.server.meters import Meters, pages_by_state
 from runtime.server.protocol import (
@@ -47,8 +48,10 @@ from runtime.server.protocol import (
 )
 from runtime.server.respond import AnswerResponse
 
+_MOST_BODY_BYTES = 64 << 20  # some eight million token ids
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; the message says where."},
+    413: {"model": ErrorBody, "description": "The body is too long."},
     401: {"model": ErrorBody, "description": "No or a wrong API key."},
     404: {"model": ErrorBody, "description": "There is no such model."},
     429: {"model": ErrorBody, "description": "The queue is full; Retry-After says when to come again."},
@@ -76,6 +79,7 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
         frontend: Where requests go and pieces come from.
     """
     app = FastAPI(title="ServeTwin", version="1", docs_url="/docs", redoc_url=None)
+    app.add_middleware(BodyLimit, most_bytes=_MOST_BODY_BYTES)
     meters = Meters()
     created = int(time.time())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +39,7 @@ class Client:
         self.name = name
         self._inbox = Inbox(directory, name, ToFrontend)
         self._outbox = Outbox(directory)
+        self._set_aside: list[Output] = []  # came while something else was waited for
         self._tokenizers = [TOKENIZER.format(index) for index in range(config.tokenizers)]
 
     def send(self, request: Request) -> None:
@@ -50,8 +52,8 @@ class Client:
 
     def receive(self, timeout_s: float) -> list[Piece]:
         """News of requests; none if none came within ``timeout_s``."""
-        outputs = self._inbox.wait(timeout_s)
-        return [piece for output in outputs if isinstance(output, Output) for piece in output.pieces]
+        messages, self._set_aside = self._set_aside or self._inbox.wait(timeout_s), []
+        return [piece for message in messages if isinstance(message, Output) for piece in message.pieces]
 
     def gather(self, requests: int, timeout_s: float = 60.0) -> None:
         """Have the server plan no step until it has so many requests, to be sent now. It must be empty.
@@ -84,9 +86,13 @@ class Client:
         return self._tokenizers[request_id % len(self._tokenizers)]
 
     def _wait_for(self, kind: type[_MessageT], timeout_s: float) -> _MessageT:
-        for message in self._inbox.wait(timeout_s):
-            if isinstance(message, kind):
-                return message
+        deadline_s = time.monotonic() + timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            messages = self._inbox.wait(left_s)
+            self._set_aside += [message for message in messages if isinstance(message, Output)]
+            for message in messages:
+                if isinstance(message, kind):
+                    return message
         raise TimeoutError(f"the server did not answer within {timeout_s:g} s")
 
 

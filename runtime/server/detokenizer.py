@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from array import array
 
@@ -27,6 +28,8 @@ from runtime.server.config import Place
 from runtime.server.mail import Inbox, Outbox
 from runtime.server.stream import StopStrings, TextStream
 from runtime.server.text import TextTokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 class _Answer:
@@ -72,22 +75,27 @@ class DetokenizerProcess:
 
     def run(self) -> None:
         """Serve until told to stop."""
-        worker = WORKER.format(0)
         while True:
             for message in self._inbox.wait():
-                if isinstance(message, Sampled):
-                    outputs, stopped = self._detokenizer.pieces(message)
-                    for request_id in stopped:
-                        self._outbox.send(worker, Abort(request_id))
-                    for frontend, pieces in outputs.items():
-                        self._outbox.send(frontend, Output(pieces))
-                elif isinstance(message, Opening):
-                    self._detokenizer.open(message)
-                elif isinstance(message, Ping):
-                    self._outbox.send(message.frontend, message)
-                elif isinstance(message, Stop):
+                if isinstance(message, Stop):
                     self._outbox.close()
                     return
+                try:
+                    self._take(message)
+                except ValueError as error:  # lengths that do not agree: no worker of ours sends that
+                    logger.warning("dropped a %s: %s", type(message).__name__, error)
+
+    def _take(self, message: Sampled | Opening | Ping) -> None:
+        if isinstance(message, Sampled):
+            outputs, stopped = self._detokenizer.pieces(message)
+            for request_id in stopped:
+                self._outbox.send(WORKER.format(0), Abort(request_id))
+            for frontend, pieces in outputs.items():
+                self._outbox.send(frontend, Output(pieces))
+        elif isinstance(message, Opening):
+            self._detokenizer.open(message)
+        else:
+            self._outbox.send(message.frontend, message)
 
 
 class Detokenizer:

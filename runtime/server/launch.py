@@ -25,6 +25,7 @@ from runtime.server.mail import Inbox, Outbox
 
 _LAST_WORDS = 12  # lines
 _WATCH_S = 0.2
+_LONGEST_PATH = 85  # bytes; a socket file's address has room for 103 on macOS and 107 on Linux
 
 
 class ServerDiedError(RuntimeError):
@@ -140,7 +141,7 @@ class Server:
             ServerError: It cannot be started as asked.
             ServerDiedError: A process died, or was not ready in time.
         """
-        self.directory = Path(tempfile.mkdtemp(prefix="servetwin-"))  # 0700
+        self.directory = _private_directory()
         atexit.register(self.stop, 0.0)
         try:
             inbox = Inbox(self.directory, LAUNCHER, ToLauncher)
@@ -258,6 +259,16 @@ class Server:
         shutil.rmtree(self.directory, ignore_errors=True)
         atexit.unregister(self.stop)
         self._ended.set()
+
+
+def _private_directory() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="servetwin-"))  # 0700
+    if len(os.fsencode(directory)) > _LONGEST_PATH:
+        directory.rmdir()
+        raise ServerError(
+            f"TMPDIR={directory.parent}: too long a path for socket files; set TMPDIR to a shorter one, e.g. /tmp"
+        )
+    return directory
 
 
 def _to_stderr(line: str) -> None:

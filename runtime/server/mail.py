@@ -95,13 +95,12 @@ class Outbox:
         self._encode = msgspec.msgpack.Encoder().encode
 
     def send(self, name: str, message: Message) -> None:
-        """Put a message into the inbox of that name.
-
-        Raises:
-            ValueError: There can be no inbox of that name.
-        """
+        """Put a message into the inbox of that name; where there can be no such inbox, a line goes into the log."""
         socket = self._sockets.get(name)
         if socket is None:
+            if not _NAME.fullmatch(name):  # it may have come in a message
+                logger.warning("dropped a %s for %r: no inbox has such a name", type(message).__name__, name)
+                return
             socket = self._connect(name)
         socket.send(self._encode(message), copy=True)
 
@@ -112,8 +111,6 @@ class Outbox:
         self._sockets.clear()
 
     def _connect(self, name: str) -> zmq.Socket[bytes]:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} names no inbox")
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.connect(_address(self._directory, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import numpy as np
@@ -21,12 +22,13 @@ from runtime.messages import (
     Tokenized,
     TokenPrompt,
     ToTokenizer,
-    id_bytes,
     ids_of,
 )
 from runtime.server.config import Place
 from runtime.server.mail import Inbox, Outbox
 from runtime.server.text import TextTokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 _TAIL = 6  # tokens of the prompt that the text of the first output token may depend on
 NEVER = float("nan")
@@ -70,7 +72,9 @@ class TokenizerProcess:
     def _tokenize(self, request: Request) -> None:
         try:
             tokenized = _tokenized(request, self._tokenizer, self._vocab_size, self._longest)
-        except (ValueError, RecursionError) as error:
+        except Exception as error:  # one prompt, however odd, must not end the others
+            if not isinstance(error, ValueError):
+                logger.exception("request %d cannot be tokenized", request.request_id)
             refused = refusal(request.request_id, str(error), received_s=request.received_s)
             self._outbox.send(request.frontend, refused)
         else:
@@ -89,7 +93,9 @@ def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, long
         _checked(request.foretold, vocab_size, "foretold")
     if any(not stop for stop in request.stop):
         raise ValueError("stop: an empty string ends nothing")
-    _checked(id_bytes(list(request.params.logit_bias)), vocab_size, "logit_bias")
+    biased = max(request.params.logit_bias, default=0)
+    if biased >= vocab_size:
+        raise ValueError(_outside("logit_bias", biased, vocab_size))
     # A prompt that leaves no room is the scheduler's to refuse.
     max_tokens = max(longest - len(ids), 1) if request.max_tokens is None else request.max_tokens
     opening = Opening(request.request_id, request.frontend, ids[-_TAIL:].tobytes(), request.stop, request.text)
@@ -113,5 +119,9 @@ def _checked(data: bytes, vocab_size: int, field: str) -> TokenIds:
     ids = ids_of(data)
     if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
         wrong = next(token for token in ids.tolist() if not 0 <= token < vocab_size)
-        raise ValueError(f"{field}: token id {wrong} is not below the vocabulary of {vocab_size}")
+        raise ValueError(_outside(field, wrong, vocab_size))
     return ids
+
+
+def _outside(field: str, token: int, vocab_size: int) -> str:
+    return f"{field}: token id {token} is not below the vocabulary of {vocab_size}"

@@ -160,6 +160,7 @@ class Driver:
         self.live: dict[int, Sequence] = {}
         self.sampled: Counter[int] = Counter()
         self.chunks: Counter[int] = Counter()
+        self.computed: Counter[int] = Counter()  # tokens, as often as they were
         self._arrivals: dict[int, list[int]] = {}
         for request_id, asked in enumerate(scenario.asked):
             self._arrivals.setdefault(asked.tick, []).append(request_id)
@@ -260,6 +261,11 @@ class Driver:
         self.record.preemptions += sequence.preemptions
         assert sequence.chunks == self.chunks[request_id]
         assert 0 <= sequence.hit_tokens < sequence.prompt_tokens
+        if reason != "abort":
+            needed = sequence.computed - sequence.hit_tokens + sequence.recomputed_tokens
+            assert self.computed[request_id] <= needed  # less where another brought more, meanwhile, than was evicted
+            assert sequence.preemptions or self.computed[request_id] == needed
+        assert sequence.preemptions or not sequence.recomputed_tokens
         surplus = self.sampled[request_id] - sequence.output_tokens
         assert 0 <= surplus <= len(self.flying) + 1
 
@@ -284,6 +290,8 @@ class Driver:
             assert chunk.tokens > 0
             assert chunk.sequence.computed == chunk.start + chunk.tokens
             self.chunks[chunk.sequence.request_id] += 1
+            self.computed[chunk.sequence.request_id] += chunk.tokens
+        self.computed.update(sequence.request_id for sequence in batch.decodes)
         for sequence in batch.sampled():
             self.sampled[sequence.request_id] += 1
         self.record.steps.append(self._decision(batch))

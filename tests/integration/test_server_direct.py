@@ -11,11 +11,15 @@ import pytest
 
 zmq = pytest.importorskip("zmq")
 
-from runtime.engine.params import GREEDY  # noqa: E402
+from runtime.engine.params import GREEDY, SamplingParams  # noqa: E402
 from runtime.messages import (  # noqa: E402
+    Abort,
     Ended,
+    Gather,
     Piece,
+    Ping,
     Request,
+    Sampled,
     TextPrompt,
     TokenPrompt,
     Turn,
@@ -142,6 +146,53 @@ def test_aborts_at_any_moment_leave_no_kv_behind(slow_server: Server) -> None:
     client.close()
 
 
+def ended_of(server: Server, client: Client, request_id: int) -> Ended:
+    """How a request ended."""
+    while True:
+        server.check()
+        for piece in client.receive(5.0):
+            if piece.request_id == request_id and piece.ended is not None:
+                return piece.ended
+
+
+@pytest.mark.parametrize("moment", ["received", "queued", "scheduled", "first_token", "last_token", "sent_back"])
+def test_an_abort_at_each_moment_gives_everything_back(slow_server: Server, moment: str) -> None:
+    client = Client(slow_server.directory, slow_server.config)
+    if moment == "queued":  # the rows are taken
+        for number in range(16):
+            client.send(asked(number, tokens=480))
+        while client.gauges().running < 16:
+            pass
+    client.send(asked(99, "x" * 300, tokens=200))  # five steps of prefill, and a second of decode
+    if moment == "queued":
+        while not client.gauges().waiting:
+            pass
+    elif moment == "scheduled":
+        while not client.gauges().running:
+            pass
+    elif moment != "received":
+        tokens, wanted = 0, 1 if moment == "first_token" else 200
+        while tokens < wanted:
+            tokens += sum(len(piece.tokens) // 4 for piece in client.receive(5.0))
+    client.abort(99)
+    if moment == "sent_back":
+        client.abort(99)
+        client.abort(100)  # never was
+    elif moment != "last_token":
+        ended = ended_of(slow_server, client, 99)
+        assert ended.reason == "abort"
+        assert ended.output_tokens < 200
+        assert ended.output_tokens > 0 or moment != "first_token"
+        assert np.isnan(ended.scheduled_s) == (moment in ("received", "queued"))
+    for number in range(16):
+        client.abort(number)
+    while (gauges := client.gauges()).running or gauges.waiting:
+        pass
+    gauges = client.gauges()
+    assert gauges.pages_free + gauges.pages_cached == gauges.pages
+    client.close()
+
+
 def test_ranks_and_reruns_decide_alike(start: Any) -> None:
     """All at once, with little memory: the same steps, and the same tokens, however many ranks and tokenizers."""
     runs = []
@@ -193,5 +244,14 @@ def test_garbage_in_every_inbox_is_dropped(server: Server, client: Client) -> No
         for message in (b"", b"\x91\xa4Stop", b"\x92\xa5Abort\xc0", b"\x81\x01\x02", b"\xdd\xff\xff\xff\xff"):
             socket.send(b"\xc1" + message)
         socket.close(linger=1000)
+    outbox = Outbox(server.directory)  # well formed, and nonsense
+    outbox.send("tokenizer.0", Request(91, "../nobody", TextPrompt(""), 5, GREEDY))
+    outbox.send("tokenizer.0", Request(92, "client", TextPrompt("x"), 2**62, SamplingParams(logit_bias={2**60: 1.0})))
+    outbox.send("worker.0", Gather(0, "../nobody"))
+    outbox.send("worker.0", Abort(-1))
+    outbox.send("detokenizer", Sampled(b"12345678", b"", [], []))
+    outbox.send("detokenizer", Sampled(b"123", b"1", [], []))
+    outbox.send("detokenizer", Ping("../nobody", 1))
+    outbox.close()
     client.send(asked(90))
-    assert answers(server, client, 1)[90][2].reason == "length"
+    assert answers(server, client, 2)[90][2].reason == "length"

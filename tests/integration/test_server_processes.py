@@ -122,6 +122,15 @@ def test_what_cannot_be_started_is_one_line_that_names_the_knob(start: Any, sett
     assert "\n" not in str(raised.value)
 
 
+def test_a_path_too_long_for_sockets_is_one_line(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with pytest.raises(ServerError, match="too long a path for socket files"), start():
+        pass
+    assert list(deep.iterdir()) == []
+
+
 def test_a_busy_port_is_one_line(start: Any, server: Server) -> None:
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(ServerError, match=rf"port={port}: Address already in use; .*port=0"), start(port=port):

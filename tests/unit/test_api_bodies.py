@@ -125,6 +125,12 @@ def test_bodies_that_are_hardly_json(api: Api, content: bytes) -> None:
     assert answer.status_code == 400
 
 
+def test_a_body_that_would_fill_the_memory_gets_413(api: Api) -> None:
+    answer = api.post("/v1/completions", b'{"prompt": "' + b"x" * (65 << 20) + b'"}')
+    assert answer.status_code == 413
+    assert "67108864 bytes" in answer.json()["error"]["message"]
+
+
 def test_what_is_asked_is_what_is_sent(api: Api) -> None:
     body = {
         "model": "tiny",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ def sequence(request_id: int, prompt_tokens: int = 4, output_tokens: int = LONG)
 
 
 def decoding(
-    *sequences: Sequence, pages: int = 300, max_running: int = 4, **parts: object
+    *sequences: Sequence, pages: int = 300, max_running: int = 4, **parts: Any
 ) -> tuple[LeapingScheduler, Batch]:
     """A scheduler that has decoded its first step and committed it, and that step."""
     config = SchedulerConfig(pages, page_size=1, max_running=max_running, max_context=1000)
@@ -38,14 +40,14 @@ def test_up_to_the_step_before_the_first_ends() -> None:
 
 
 @pytest.mark.parametrize("parts", [{}, {"order": {"name": "lpm"}}])
-def test_not_when_someone_arrived_whom_there_is_room_for(parts: dict[str, object]) -> None:
+def test_not_when_someone_arrived_whom_there_is_room_for(parts: dict[str, Any]) -> None:
     scheduler, batch = decoding(sequence(0), **parts)
     scheduler.add(sequence(1), 0.0)
     assert scheduler.quiet_steps(batch) == 0
 
 
 @pytest.mark.parametrize("parts", [{}, {"order": {"name": "lpm"}}])
-def test_while_all_rows_are_taken(parts: dict[str, object]) -> None:
+def test_while_all_rows_are_taken(parts: dict[str, Any]) -> None:
     scheduler, batch = decoding(sequence(0), sequence(1), max_running=1, **parts)
     assert scheduler.waiting_sequences == 1
     assert scheduler.quiet_steps(batch) == LONG - 2 - 1

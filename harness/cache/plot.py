@@ -1,0 +1,90 @@
+"""Hit-ratio curves, drawn off screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.cache.lab import BELADY, UNBOUNDED, spreads
+from harness.report.plots import COLOURS, DASHES, PlotError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from harness.cache.lab import Cell, Spread
+
+PANELS = {"hit_ratio": "Prompt tokens found (%)", "flops_saved": "Prefill operations saved (%)"}
+LINES = COLOURS[:-1]  # black is the bound's
+HEADROOM = 1.06
+
+
+def plot_curves(cells: Sequence[Cell], title: str, path: Path) -> None:
+    """Hit ratio over cache size, a line for each policy and a band over the samples.
+
+    Args:
+        cells: What was measured.
+        title: Above the panels.
+        path: The image; its suffix (.png, .svg, .pdf) says the format.
+
+    Raises:
+        PlotError: The format is unknown, or the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5.4), dpi=120, facecolor="white", layout="constrained")
+    formats = FigureCanvasAgg(figure).get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in formats:
+        raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
+    panels: Sequence[Axes] = figure.subplots(1, len(PANELS))
+    for axes, (column, label) in zip(panels, PANELS.items(), strict=True):
+        _draw(axes, spreads(cells, column))
+        axes.set_ylabel(label)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.suptitle(title)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise PlotError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _draw(axes: Axes, curves: dict[str, dict[int, Spread]]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    curves = dict(curves)
+    top = next(iter(curves.pop(UNBOUNDED).values())).mean * 100
+    axes.axhline(top, color="#888888", linewidth=1.2, linestyle=":", label=UNBOUNDED)
+    # The legend reads from the best to the worst, in the middle of the sizes.
+    order = sorted(curves, key=lambda name: -sum(spread.mean for spread in curves[name].values()))
+    styles = {name: position for position, name in enumerate(name for name in curves if name != BELADY)}
+    for name in order:
+        by_size = curves[name]
+        sizes = list(by_size)
+        colour, dash, width = "#000000", "-", 2.2
+        if name != BELADY:
+            position = styles[name]
+            colour, dash = LINES[position % len(LINES)], DASHES[position // len(LINES) % len(DASHES)]
+            width = 1.6
+        mean, low, high = ([100 * spread[part] for spread in by_size.values()] for part in range(3))
+        axes.plot(sizes, mean, dash, marker="o", markersize=3, label=name, color=colour, linewidth=width)
+        axes.fill_between(sizes, low, high, color=colour, alpha=0.12, linewidth=0)
+    ticks = sorted({size for by_size in curves.values() for size in by_size})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _short(size)))
+    axes.set_xlabel("cache size (blocks, log)")
+    axes.set_ylim(0, top * HEADROOM)
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(size: float) -> str:
+    for scale, unit in ((1e6, "M"), (1e3, "k")):
+        if size >= scale:
+            return f"{size / scale:.3g}{unit}"
+    return f"{size:g}"

@@ -1,0 +1,106 @@
+"""Replays through servers that are really there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import experiment
+from harness.cli import main
+from harness.metrics.files import load_run
+from harness.progress import Progress
+
+pytest.importorskip("torch", reason="the real server needs the runtime extra")
+
+SMALL = ("model=tiny", "hardware=cpu", "trace.head=40", "trace.rate=40", "hydra.run.dir=run")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*words: str) -> int:
+    return main(["run", *SMALL, *words])
+
+
+@pytest.mark.parametrize("client", ["direct", "http"])
+def test_every_request_is_accounted_for(client: str, tmp_path: Path) -> None:
+    assert run("backend=runtime", f"backend.client={client}") in (0, 3)  # 3: a busy machine made the client late
+    table = load_run(tmp_path / "run").requests
+    assert (table["status"] == "ok").all()
+    assert (table["output_tokens"] == table["max_tokens"]).all()
+    moments = ["received_s", "tokenized_s", "queued_s", "scheduled_s", "first_token_s", "last_token_s", "detokenized_s"]
+    for earlier, later in zip(moments, moments[1:], strict=False):
+        assert (table[earlier] <= table[later]).all(), f"{earlier} before {later}"
+    assert (table["client_last_token_s"] >= table["last_token_s"]).all()
+
+
+def test_sessions_wait_for_the_turn_before(tmp_path: Path) -> None:
+    assert run("backend=emulate", "backend.instant=true", "trace.head=120", "trace.rate=200") in (0, 3)
+    table = load_run(tmp_path / "run").requests.set_index("request_id")
+    later = table[table["parent_id"].notna()]
+    assert len(later) > 5
+    ended = table.loc[later["parent_id"].astype(int), "client_last_token_s"].to_numpy()
+    assert (later["sent_s"].to_numpy() >= ended).all()
+
+
+def test_a_request_that_does_not_fit_is_rejected_and_the_run_goes_on(tmp_path: Path) -> None:
+    assert run("backend=emulate", "backend.instant=true", "engine.max_context=1000") in (0, 3)
+    counts = load_run(tmp_path / "run").summary["counts"]
+    assert counts["rejected"] > 0
+    assert counts["ok"] + counts["rejected"] == 40
+
+
+def test_an_endpoint_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("backend=endpoint", "backend.url=http://127.0.0.1:9") == 2
+    error = capsys.readouterr().err
+    assert "http://127.0.0.1:9" in error
+    assert error.count("\n") == 1
+
+
+def _children(pid: int) -> list[int]:
+    """Process ids of a process's children."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"\nPPid:\t{pid}\n" in (path / "status").read_text():
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds child processes in /proc")
+@pytest.mark.parametrize("victim", [0, 1, 2], ids=["tokenizer", "worker", "detokenizer"])
+def test_a_killed_process_ends_the_run_with_what_was_measured(
+    victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay = experiment.replay
+
+    def replay_and_kill(config: Any, trace: Any, progress: Any) -> Any:
+        def watch(now: Progress) -> bool:
+            if now.ended >= 3 and not killed:
+                killed.append(time.monotonic())
+                os.kill(sorted(_children(os.getpid()))[victim], signal.SIGKILL)
+            return bool(progress(now))
+
+        killed: list[float] = []
+        record = replay(config, trace, watch)
+        assert time.monotonic() - killed[0] < 10
+        return record
+
+    monkeypatch.setattr(experiment, "replay", replay_and_kill)
+    assert run("backend=emulate", "trace.rate=8") == 1
+    error = capsys.readouterr().err
+    assert "died: killed by signal 9" in error
+    partial = load_run(tmp_path / "run")
+    assert not partial.complete
+    assert partial.summary["counts"]["ok"] >= 3
+    assert partial.summary["counts"]["unfinished"] > 0
+    assert not _children(os.getpid())
