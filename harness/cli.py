@@ -11,6 +11,7 @@ _COMMANDS = {
     "compare": ("harness.commands.compare", "differences between runs, with intervals"),
     "trace": ("harness.commands.trace", "look at, convert, generate and fetch traces"),
     "cache": ("harness.commands.cache", "eviction policies compared, of the prefix cache alone"),
+    "serve": ("harness.commands.serve", "an OpenAI-compatible server of our own"),
     "parity": ("harness.commands.parity", "whether simulator and real server decide alike"),
     "bench": ("harness.commands.bench", "how fast the simulator is, and where its time goes"),
 }

@@ -23,7 +23,7 @@ from runtime.engine.offline import run_offline
 from runtime.engine.params import GREEDY, SamplingParams
 from runtime.engine.torch_engine import TorchEngine, load_model
 from runtime.layers.parts import Placement
-from runtime.models.config import load_model_config
+from runtime.models.config import load_model_config, model_folder
 from runtime.scheduler import RequestRejectedError, Scheduler, SchedulerConfig, Sequence
 from runtime.server.stream import TextStream
 from runtime.server.text import TextTokenizer, load_tokenizer
@@ -98,7 +98,7 @@ class LLM:
         config = load_model_config(model)
         kind: torch.dtype = getattr(torch, dtype or config.dtype)
         placement = Placement(SingleCommunicator(), torch.device(device), kind)
-        self._folder = None if isinstance(model, Mapping) else Path(model)
+        self._folder = model_folder(model)
         self._config = config
         loaded = load_model(model, config, placement, seed)
         if pages is None:

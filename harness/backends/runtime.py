@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
 
 from harness.backends.served import serve_and_play
 from harness.config import ConfigError, ExperimentConfig
@@ -12,6 +15,24 @@ from harness.record import RunRecord
 from harness.workload import Workload
 from runtime.scheduler import SchedulerConfig
 from runtime.server.config import EngineSpec
+
+_DEVICES = ("cpu", "cuda")
+
+
+class Runtime(NamedTuple):
+    """What the server's processes are to be told of model and engine.
+
+    Attributes:
+        scheduler: Sizes.
+        engine: Which engine the workers build.
+        vocab_size: Of the model.
+        folder: Of the model, where it has one: tokenizer and, unless random ones are wanted, weights.
+    """
+
+    scheduler: SchedulerConfig
+    engine: EngineSpec
+    vocab_size: int
+    folder: Path | None
 
 
 def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Progress], bool]) -> RunRecord:
@@ -25,27 +46,45 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
     Raises:
         ValueError: A knob is wrong, torch is not installed, or the server did not start.
     """
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "backend=runtime needs torch: pip install 'servetwin[runtime]', or take backend=sim"
-        ) from error
+    runtime = runtime_of(config)
+    return serve_and_play(config, workload, runtime.scheduler, runtime.engine, runtime.vocab_size, progress)
+
+
+def runtime_of(config: ExperimentConfig) -> Runtime:
+    """Model, engine and sizes, from an experiment with ``backend=runtime``.
+
+    A model folder with safetensors is loaded, any other model gets random weights.
+
+    Raises:
+        ValueError: A knob is wrong, or torch is not installed.
+    """
+    if find_spec("torch") is None:
+        raise ConfigError("backend=runtime needs torch: pip install 'servetwin[runtime]', or take backend=sim")
     engine, settings = config.engine, config.backend
+    if settings["device"] not in _DEVICES:
+        raise ConfigError(f"backend.device={settings['device']}: choose from {', '.join(_DEVICES)}")
     shape = build_roofline(config.model, config.hardware, config.tp, config.cost).model
     pages = engine.pages if engine.pages is not None else int(settings["kv_tokens"]) // engine.page_size
     context = shape.max_position_embeddings if engine.max_context is None else engine.max_context
-    scheduler = SchedulerConfig(pages, engine.page_size, engine.max_running, context)
+    if context > shape.max_position_embeddings:
+        raise ConfigError(
+            f"engine.max_context={context}: the model's positions end at {shape.max_position_embeddings}; "
+            "set engine.max_context to that or less"
+        )
+    path = None if config.model.get("path") is None else Path(str(config.model["path"])).expanduser()
+    folder = path if path is not None and path.is_dir() else None
     fields = {key: value for key, value in config.model.items() if key not in ("name", "path")}
     options = {
-        "model": config.model.get("path") or fields,
+        "model": fields if path is None else str(path),
         "device": settings["device"],
         "dtype": settings["dtype"],
         "threads": settings["threads"],
     }
-    if settings["seed"] is not None:
+    if folder is None or not any(folder.glob("*.safetensors")):
         options["seed"] = settings["seed"]
-    elif config.model.get("path") is None:
-        raise ConfigError("backend.seed=null: weights come from a checkpoint then; name its folder by model.path=")
-    spec = EngineSpec("runtime.engine.torch_engine.build", options)
-    return serve_and_play(config, workload, scheduler, spec, shape.vocab_size, progress)
+    return Runtime(
+        SchedulerConfig(pages, engine.page_size, engine.max_running, context),
+        EngineSpec("runtime.engine.torch_engine.build", options),
+        shape.vocab_size,
+        folder,
+    )

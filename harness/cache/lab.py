@@ -147,12 +147,15 @@ def compare(
     ]
     tasks = [(sample, spec, some) for sample in range(len(samples)) for spec, passes in asked for some in passes]
     found: dict[tuple[str, int, int], tuple[float, float]] = {}
+    done = 0
 
     def keep(task: tuple[int, PolicySpec, list[int]], hits: IntArray) -> None:
+        nonlocal done
+        done += 1
         sample, spec, some = task
         for size, row in zip(some, hits, strict=True):
             found[spec.text, size, sample] = ratios(samples[sample], row, model)
-        watch(len(found), len(tasks))
+        watch(done, len(tasks))
 
     if jobs == 1:
         for task in tasks:

@@ -55,9 +55,9 @@ def _draw(axes: Axes, curves: dict[str, dict[int, Spread]]) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     curves = dict(curves)
-    top = next(iter(curves.pop(UNBOUNDED).values())).mean * 100
-    axes.axhline(top, color="#888888", linewidth=1.2, linestyle=":", label=UNBOUNDED)
-    # The legend reads from the best to the worst, in the middle of the sizes.
+    unbounded = next(iter(curves.pop(UNBOUNDED).values()))
+    axes.axhline(100 * unbounded.mean, color="#888888", linewidth=1.2, linestyle=":", label=UNBOUNDED)
+    # The legend reads from the best to the worst.
     order = sorted(curves, key=lambda name: -sum(spread.mean for spread in curves[name].values()))
     styles = {name: position for position, name in enumerate(name for name in curves if name != BELADY)}
     for name in order:
@@ -77,7 +77,7 @@ def _draw(axes: Axes, curves: dict[str, dict[int, Spread]]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _short(size)))
     axes.set_xlabel("cache size (blocks, log)")
-    axes.set_ylim(0, top * HEADROOM)
+    axes.set_ylim(0, max(100 * unbounded.high * HEADROOM, 1.0))
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from harness.cache.accesses import Accesses
-    from harness.cache.lab import Cell
+    from harness.cache.lab import Cell, Spread
     from harness.cost.model import ModelShape
     from traces.schema import Trace
 
@@ -111,6 +111,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     titles = {"hit_ratio": "Prompt tokens found (%)", "flops_saved": f"Prefill operations saved (%), {model.name}"}
     for column, title in titles.items():
         console.print(_table(spreads(cells, column), sizes, title, len(samples)))
+    note = "of Belady: hits at all sizes together, as a share of the bound's (which bounds tokens, not operations)"
+    console.print(note, highlight=False, soft_wrap=True)
     console.print(f"{len(cells):,} cells in {took_s:.1f} s", highlight=False)
     if arguments.out is not None:
         _save(cells, samples[0].block_size, arguments.out)
@@ -150,7 +152,7 @@ def _sizes(text: str | None, accesses: Accesses) -> list[int]:
 
 
 def _model(name: str) -> ModelShape:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     from harness.cache.errors import CacheError
     from harness.config import conf_dir
@@ -162,20 +164,15 @@ def _model(name: str) -> ModelShape:
     return ModelShape.from_config(yaml.safe_load(choices[name].read_text(encoding="utf-8")))
 
 
-def _table(
-    curves: dict[str, dict[int, tuple[float, float, float]]], sizes: list[int], title: str, samples: int
-) -> Table:
+def _table(curves: dict[str, dict[int, Spread]], sizes: list[int], title: str, samples: int) -> Table:
     """A row for each policy, the best first; Belady's bound and the unbounded cache below."""
     from rich.table import Table
 
     from harness.cache.lab import BELADY, UNBOUNDED
 
     if samples > 1:
-        title += f", mean of {samples} samples and half their spread"
-    table = Table(
-        title=title, title_justify="left", caption="of Belady: the bound's hits that the policy has, all sizes"
-    )
-    table.caption_justify = "left"
+        title += f", mean of {samples} samples ± half their spread"
+    table = Table(title=title, title_justify="left")
     table.add_column("blocks", no_wrap=True)
     for size in sizes:
         table.add_column(f"{size:,}", justify="right", no_wrap=True)
@@ -199,7 +196,7 @@ def _table(
     return table
 
 
-def _cell(spread: tuple[float, float, float], samples: int, *, bold: bool) -> str:
+def _cell(spread: Spread, samples: int, *, bold: bool) -> str:
     mean, low, high = spread
     text = f"{100 * mean:.1f}"
     if samples > 1:

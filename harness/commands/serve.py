@@ -5,69 +5,31 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from policies.registry import PARTS
-from runtime.scheduler import SchedulerConfig
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
     from types import FrameType
 
     from runtime.server.config import ServerConfig
 
-_RADIX = {
-    "order": "fcfs",
-    "batching": "prefill_first",
-    "reservation": "full",
-    "preemption": "newest",
-    "eviction": "lru",
-    "prediction": "max_tokens",
-}
 _DRAIN_S = 30.0
+_DEFAULTS = ("backend=runtime", "model=tiny", "hardware=cpu", "engine.page_size=16")
 _EXAMPLES = """\
 examples:
   python -m harness serve
-  python -m harness serve model=~/models/Qwen3-0.6B port=8000 pages=2048 batching=chunked
-  python -m harness serve tp=2 --shell
+  python -m harness serve model.path=~/models/Qwen3-0.6B tp=2 policy=vllm --port 8000
+  python -m harness serve --shell
 
 and then, at the address that it prints:
   curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
       -d '{"model": "tiny", "prompt": "Once upon a time", "max_tokens": 20}'
+
+Overrides are those of harness run: policy, engine.pages, engine.max_context, backend.device=cuda and so on.
 """
 
 
-class ServeError(ValueError):
-    """A setting that cannot be; the message names it and the way out."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What ``serve`` takes as ``key=value``, with what each means."""
-
-    model: str = "tiny"  # the built-in one with random weights, or a Hugging Face model folder
-    name: str = ""  # that clients ask for; without one, the model folder's
-    seed: int = -1  # of random weights for a model folder that has none
-    tp: int = 1  # tensor-parallel ranks
-    device: str = "cpu"  # cpu or cuda
-    dtype: str = ""  # float32, bfloat16 or float16; without one, the model's own
-    threads: int = 1  # CPU threads of a rank
-    host: str = "127.0.0.1"  # address to bind
-    port: int = 0  # 0 for a free one
-    tokenizers: int = 1  # tokenizer processes
-    page_size: int = 16  # tokens of a page of KV
-    pages: int = 1024  # of KV memory
-    max_running: int = 64  # the most sequences admitted at once
-    max_context: int = 0  # prompt and output tokens of the longest sequence; 0 for the model's own
-    max_queued: int = 4096  # requests beyond max_running before new ones get 429
-    api_key: str = ""  # what clients must send
-    overlap: bool = True  # schedule a step while the one before runs
-    prefix_cache: bool = True  # share KV of common prefixes
-
-
-def main(argv: Sequence[str]) -> int:
+def main(argv: list[str]) -> int:
     """Serve until interrupted.
 
     Args:
@@ -76,18 +38,19 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code: 0, 1 where the server died, or 2 where it cannot be started as asked.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
+    from harness.errors import USER_ERRORS
     from runtime.server.config import ServerError
     from runtime.server.launch import Server, ServerDiedError
 
     try:
-        server = Server(_config(*_settings(arguments.settings)))
+        server = Server(_config(arguments))
         signal.signal(signal.SIGTERM, _interrupt)
         server.start()
-    except (ServerError, ValueError) as error:
-        return _say(f"harness serve: {error}", 2)
+    except (*USER_ERRORS, ServerError) as error:
+        return _say(f"error: {error}", 2)
     except ServerDiedError as error:
-        return _say(f"harness serve: {error}", 1)
+        return _say(f"error: {error}", 1)
     except KeyboardInterrupt:
         return 130
     model = server.config.model
@@ -100,13 +63,13 @@ def main(argv: Sequence[str]) -> int:
         else:
             server.wait()
     except ServerDiedError as error:
-        return _say(f"harness serve: {error}", 1)
+        return _say(f"error: {error}", 1)
     except KeyboardInterrupt:
         pass
     return _stop(server.stop)
 
 
-def _stop(stop: Any) -> int:
+def _stop(stop: Callable[[float], None]) -> int:
     try:
         stop(_DRAIN_S)
     except KeyboardInterrupt:
@@ -119,98 +82,44 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness serve",
         description="An OpenAI-compatible server: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics",
-        epilog=f"settings and what they are without being set:\n{_documented()}\n{_EXAMPLES}",
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="see below")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"besides {' '.join(_DEFAULTS)}")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=0, help="port to bind (a free one)")
+    parser.add_argument("--name", help="that clients ask for (the model's)")
+    parser.add_argument("--api-key", help="what clients must send as a bearer token")
+    parser.add_argument(
+        "--max-queued", type=int, default=4096, help="requests that wait before new ones get 429 (4096)"
+    )
+    parser.add_argument("--tokenizers", type=int, default=1, help="tokenizer processes (1)")
     parser.add_argument("--shell", action="store_true", help="chat in this terminal")
     return parser
 
 
-def _documented() -> str:
-    lines = [f"  {field.name}={_shown(field.default)}" for field in fields(Settings)]
-    lines += [f"  {part}={default} ({', '.join(PARTS[part].builtin)})" for part, default in _RADIX.items()]
-    return "\n".join(lines) + "\n"
+def _config(arguments: argparse.Namespace) -> ServerConfig:
+    from harness.backends.runtime import runtime_of
+    from harness.compose import compose
+    from runtime.server.config import ServerConfig
 
-
-def _shown(default: Any) -> str:
-    return str(default).lower() if isinstance(default, bool) else str(default)
-
-
-def _settings(words: Sequence[str]) -> tuple[Settings, dict[str, str]]:
-    """The settings, and the names of the policy's parts.
-
-    Raises:
-        ServeError: A word is no setting, or its value is of the wrong kind.
-    """
-    kinds = {field.name: type(field.default) for field in fields(Settings) if field.default is not MISSING}
-    values: dict[str, Any] = {}
-    policy = dict(_RADIX)
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key in policy and equals:
-            policy[key] = value
-        elif key in kinds and equals:
-            values[key] = _value(key, value, kinds[key])
-        else:
-            choices = ", ".join([*kinds, *policy])
-            raise ServeError(f"{word}: no such setting; write KEY=VALUE with one of {choices}")
-    return Settings(**values), policy
-
-
-def _value(key: str, value: str, kind: type) -> Any:
-    if kind is bool:
-        if value not in ("true", "false"):
-            raise ServeError(f"{key}={value}: true or false")
-        return value == "true"
-    if kind is int:
-        try:
-            return int(value)
-        except ValueError:
-            raise ServeError(f"{key}={value}: a whole number, e.g. {key}=1") from None
-    return value
-
-
-def _config(settings: Settings, parts: dict[str, str]) -> ServerConfig:
-    from runtime.models.config import load_model_config
-    from runtime.server.config import EngineSpec, ServerConfig
-    from runtime.server.tiny import TINY, TINY_MODEL, TINY_SEED
-
-    if settings.device not in ("cpu", "cuda"):
-        raise ServeError(f"device={settings.device}: cpu or cuda")
-    options: dict[str, Any] = {"device": settings.device, "threads": settings.threads}
-    if settings.dtype:
-        options["dtype"] = settings.dtype
-    folder = None if settings.model == TINY else str(Path(settings.model).expanduser())
-    if folder is None:
-        options |= {"model": TINY_MODEL, "seed": TINY_SEED}
-    else:
-        options["model"] = folder
-        if settings.seed >= 0:
-            options["seed"] = settings.seed
-    shape = load_model_config(options["model"])
-    longest = shape.max_position_embeddings
-    if settings.max_context > longest:
-        raise ServeError(f"max_context={settings.max_context}: the model's positions end at {longest}")
+    config = compose([*_DEFAULTS, *arguments.overrides])
+    runtime = runtime_of(config)
+    name = str(config.model["name"]) if runtime.folder is None else runtime.folder.name
     return ServerConfig(
-        model=settings.name or (TINY if folder is None else Path(folder).name),
-        vocab_size=shape.vocab_size,
-        tokenizer=folder,
-        scheduler=SchedulerConfig(
-            settings.pages, settings.page_size, settings.max_running, settings.max_context or longest
-        ),
-        policy={
-            **{part: {"name": name} for part, name in parts.items()},
-            "prefix_cache": settings.prefix_cache,
-        },
-        engine=EngineSpec("runtime.engine.torch_engine.build", options),
-        overlap=settings.overlap,
-        tp=settings.tp,
-        tokenizers=settings.tokenizers,
-        host=settings.host,
-        port=settings.port,
-        api_key=settings.api_key or None,
-        max_queued=settings.max_queued,
+        model=arguments.name or name,
+        vocab_size=runtime.vocab_size,
+        tokenizer=None if runtime.folder is None else str(runtime.folder),
+        scheduler=runtime.scheduler,
+        policy=config.policy,
+        engine=runtime.engine,
+        overlap=config.engine.overlap,
+        tp=config.tp,
+        tokenizers=arguments.tokenizers,
+        host=arguments.host,
+        port=arguments.port,
+        api_key=arguments.api_key,
+        max_queued=arguments.max_queued,
     )
 
 

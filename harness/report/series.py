@@ -219,18 +219,17 @@ def _steps_by_time(steps: Columns) -> dict[str, list[tuple[str, Array, Array]]]:
         np.maximum.at(largest, bins, values)
         return largest
 
-    def held(values: Array) -> Array:
-        """The mean of a state, which lasts while no step runs."""
-        last = np.maximum.accumulate(np.where(count > 0, np.arange(BINS), 0))
-        return mean(values)[last]
+    def seen(values: Array) -> Array:
+        """The mean of a state that only a step tells; NaN while none runs."""
+        return np.where(count > 0, mean(values), np.nan)
 
     pages = steps["pages_used"] + steps["pages_cached"] + steps["pages_free"]
     width_s = edges[1] - edges[0]
     return {
         "queue": [("waiting, most", at_s, most(steps["waiting"])), ("running, most", at_s, most(steps["running"]))],
         "kv": [
-            ("used by running sequences", at_s, held(100 * steps["pages_used"] / pages)),
-            ("with what is only cached", at_s, held(100 * (steps["pages_used"] + steps["pages_cached"]) / pages)),
+            ("used by running sequences", at_s, seen(100 * steps["pages_used"] / pages)),
+            ("with what is only cached", at_s, seen(100 * (steps["pages_used"] + steps["pages_cached"]) / pages)),
         ],
         "batch": [("mean", at_s, mean(steps["sequences"])), ("most", at_s, most(steps["sequences"]))],
         "tokens": [

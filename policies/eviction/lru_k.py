@@ -10,7 +10,8 @@ from policies.views import CacheNode
 class LruK(QueuedEviction):
     """The leaf whose ``k``-th last use lies furthest back; one with fewer uses before all others, by its last.
 
-    O'Neil, O'Neil and Weikum, SIGMOD 1993, without retained information: an evicted node's history is forgotten.
+    O'Neil, O'Neil and Weikum, SIGMOD 1993, without retained information: an evicted node's history is forgotten. While
+    anything is left that was used fewer times, what was used ``k`` times stays, however long ago that was.
 
     Args:
         k: 2 in the paper; 1 is LRU.

@@ -11,6 +11,9 @@ class Sieve(QueuedEviction):
 
     Zhang, Yang, Yue, Vigfusson and Rashmi, NSDI 2024. Here the two queues are what lies ahead of the hand and what
     lies behind it; the hand passes inner nodes by.
+
+    Requests bring whole paths, so that the hand may keep to the newest leaves and never come round: then what was hit
+    twice stays for ever.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,8 @@ class Ttl(QueuedEviction):
     """The leaf that expires first: a use is good for a while, longer for what was used before.
 
     The lifetimes are those of priced prompt caches (five minutes, an hour), where a prefix that came back may be kept
-    for the longer one. Nothing is freed before its pages are needed. With equal lifetimes this is LRU.
+    for the longer one. Nothing is freed before its pages are needed. With equal lifetimes this is LRU;
+    without a clock (nobody calls :meth:`tick`) the two lifetimes are two classes, as in SLRU.
 
     Args:
         once_s: Lifetime of what was used once, seconds.

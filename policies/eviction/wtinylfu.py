@@ -20,7 +20,7 @@ class WTinyLfu(QueuedEviction):
     Args:
         window_share: Share of the cache for the window.
         protected_share: Share of the main part for what was used there again.
-        reset_after: Uses between two halvings, as a multiple of the names known at the time.
+        reset_after: Uses between two halvings, as a multiple of the nodes cached at the time.
     """
 
     def __init__(self, window_share: float = 0.01, protected_share: float = 0.8, reset_after: int = 10) -> None:
@@ -89,7 +89,7 @@ class WTinyLfu(QueuedEviction):
         key = self._keys[node.serial]
         self._counts[key] = self._counts.get(key, 0) + uses
         self._uses += uses
-        if self._uses > self._reset_after * len(self._counts):
+        if self._uses > self._reset_after * len(self._keys):
             self._counts = {key: count // 2 for key, count in self._counts.items() if count > 1}
             self._uses = 0
 

@@ -26,7 +26,6 @@ class TorchAttention(Attention):
         self._page_size = page_size
 
     def plan(self, metadata: AttentionMetadata) -> AttentionStep:
-        """Pages and masks, which all layers share."""
         lengths, prefills = metadata.lengths, metadata.prefills
         starts = metadata.query_lengths.cumsum() - metadata.query_lengths
         chunks = [self._chunk(metadata, sequence, int(starts[sequence])) for sequence in range(prefills)]

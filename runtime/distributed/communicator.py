@@ -49,15 +49,12 @@ class SingleCommunicator(Communicator):
     size = 1
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The tensor."""
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """The tensor."""
         return tensor
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """The tensor."""
         del source
         return tensor
 
@@ -91,25 +88,20 @@ class TorchCommunicator(Communicator):
         )
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, in place."""
         dist.all_reduce(tensor)
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """All ranks' tensors, joined along the last dimension."""
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts, dim=-1)
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """Rank ``source``'s tensor, in place."""
         dist.broadcast(tensor, src=source)
         return tensor
 
     def barrier(self) -> None:
-        """Wait until all ranks are here."""
         dist.barrier()
 
     def close(self) -> None:
-        """Leave the group."""
         dist.destroy_process_group()

@@ -22,7 +22,7 @@ from runtime.engine.params import SamplingParams
 from runtime.engine.place import EnginePlace
 from runtime.engine.sampler import Sampled, Sampler, SamplingPlan
 from runtime.layers.parts import Placement
-from runtime.models.config import ModelConfig, load_model_config
+from runtime.models.config import ModelConfig, load_model_config, model_folder
 from runtime.models.decoder import CausalLm
 from runtime.models.errors import WeightsError
 from runtime.models.registry import build_model
@@ -70,25 +70,20 @@ class TorchEngine(Engine[Ticket]):
         self._steps = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     def admit(self, request_id: int, params: SamplingParams) -> None:
-        """A request came."""
         self._sampler.admit(request_id, params)
 
     def forget(self, request_id: int) -> None:
-        """A request has ended."""
         self._sampler.forget(request_id)
 
     def launch(self, batch: Batch) -> Ticket:
-        """Queue a step."""
         inputs = step_inputs(batch, self._table, self._page_size)
         plan = self._sampler.plan(batch, inputs.lengths[inputs.sampled])
         return self._steps.submit(self._run, inputs, plan)
 
     def collect(self, ticket: Ticket) -> StepResult:
-        """Wait for a step."""
         return ticket.result()
 
     def close(self) -> None:
-        """End the thread, after the steps launched."""
         self._steps.shutdown()
 
     @torch.inference_mode()
@@ -134,13 +129,14 @@ def load_model(
     Raises:
         ModelError: The architecture is not supported, does not divide over the ranks, or the checkpoint does not fit.
     """
-    if seed is None and isinstance(source, Mapping):
-        raise WeightsError("seed=null: a model given by its fields has no weights; give a seed for random ones")
+    folder = model_folder(source)
     model = build_model(config, placement)
     if seed is not None:
         random_weights(model, seed)
-    elif not isinstance(source, Mapping):
-        load_weights(model, Path(source))
+    elif folder is not None:
+        load_weights(model, folder)
+    else:
+        raise WeightsError("seed=null: a model given by its fields has no weights; give a seed for random ones")
     return model
 
 

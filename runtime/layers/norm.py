@@ -30,6 +30,5 @@ class RmsNorm(Layer):
         return self.weight * (exact * scale).to(x.dtype)
 
     def parts(self, name: str) -> Iterator[Part]:
-        """The weight, whole."""
         shape = tuple(self.weight.shape)
         yield Part(f"{name}.weight", shape, whole(shape), self.weight)

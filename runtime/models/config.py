@@ -103,11 +103,9 @@ def load_model_config(source: Path | str | Mapping[str, Any]) -> ModelConfig:
         ModelConfigError: It cannot be read, lacks a field, has one of the wrong kind, or asks for what is not
             supported.
     """
-    if isinstance(source, Mapping) and source.get("path"):
-        source = str(source["path"])
-    if isinstance(source, Mapping):
-        return _parse(_Fields(source, "model"))
-    path = Path(source)
+    path = _path(source)
+    if path is None:
+        return _parse(_Fields(source, "model"))  # type: ignore[arg-type]
     file = path / "config.json" if path.is_dir() else path
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
@@ -118,6 +116,17 @@ def load_model_config(source: Path | str | Mapping[str, Any]) -> ModelConfig:
     if not isinstance(fields, dict):
         raise ModelConfigError(f"{file}: a mapping of fields is wanted, this is a {type(fields).__name__}")
     return _parse(_Fields(fields, str(file)))
+
+
+def model_folder(source: Path | str | Mapping[str, Any]) -> Path | None:
+    """The folder with the files of a model, or None where only its fields are given."""
+    path = _path(source)
+    return path.parent if path is not None and path.is_file() else path
+
+
+def _path(source: Path | str | Mapping[str, Any]) -> Path | None:
+    named = source.get("path") if isinstance(source, Mapping) else source
+    return Path(named) if named else None
 
 
 class _Fields:

@@ -14,7 +14,6 @@ class Llama(CausalLm):
 
     @staticmethod
     def layer(config: ModelConfig, placement: Placement, index: int) -> DecoderLayer:
-        """Biases where the configuration says so."""
         bias = config.attention_bias
         attention = SelfAttention(config, placement, index, qkv_bias=bias, output_bias=bias)
         mlp = GatedMlp(placement, config.hidden_size, config.intermediate_size, bias=config.mlp_bias)

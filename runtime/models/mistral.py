@@ -14,7 +14,6 @@ class Mistral(CausalLm):
 
     @staticmethod
     def layer(config: ModelConfig, placement: Placement, index: int) -> DecoderLayer:
-        """No biases."""
         attention = SelfAttention(config, placement, index, qkv_bias=False, output_bias=False)
         mlp = GatedMlp(placement, config.hidden_size, config.intermediate_size, bias=False)
         return DecoderLayer(config, placement, attention, mlp)

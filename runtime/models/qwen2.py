@@ -14,7 +14,6 @@ class Qwen2(CausalLm):
 
     @staticmethod
     def layer(config: ModelConfig, placement: Placement, index: int) -> DecoderLayer:
-        """Query, key and value biases."""
         attention = SelfAttention(config, placement, index, qkv_bias=True, output_bias=False)
         mlp = GatedMlp(placement, config.hidden_size, config.intermediate_size, bias=False)
         return DecoderLayer(config, placement, attention, mlp)

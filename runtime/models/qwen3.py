@@ -14,7 +14,6 @@ class Qwen3(CausalLm):
 
     @staticmethod
     def layer(config: ModelConfig, placement: Placement, index: int) -> DecoderLayer:
-        """Query and key norms."""
         bias = config.attention_bias
         attention = SelfAttention(config, placement, index, qkv_bias=bias, output_bias=bias, qk_norm=True)
         mlp = GatedMlp(placement, config.hidden_size, config.intermediate_size, bias=False)

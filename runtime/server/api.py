@@ -83,7 +83,7 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
     meters = Meters()
     created = int(time.time())
 
-    def authorize(authorization: Annotated[str | None, Header()] = None) -> None:
+    async def authorize(authorization: Annotated[str | None, Header()] = None) -> None:
         wanted = f"Bearer {config.api_key}"
         if config.api_key is not None and not hmac.compare_digest(
             (authorization or "").encode(errors="replace"), wanted.encode()

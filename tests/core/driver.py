@@ -272,6 +272,7 @@ class Driver:
     def _check(self) -> None:
         audit(self.scheduler)
         self.engine.forget_free_pages()
+        self.engine.check_cache()
         for ticket in self.flying:
             self.engine.check(ticket)
         assert [sequence.request_id for sequence in self.scheduler.unfinished()] == list(self.live)

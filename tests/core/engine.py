@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from policies.hashing import mix
 from runtime.scheduler import Batch, Scheduler, Sequence
+from runtime.scheduler.prefix import RadixCache
 
 VOCABULARY = 5
 _SEED = 7
@@ -121,6 +122,20 @@ class ShadowEngine:
         """KV in free pages is gone."""
         free = self._memory.pool.free_pages()
         self._slots.reshape(-1, self._page_size)[free] = _FREED
+
+    def check_cache(self) -> None:
+        """Every page of the prefix cache holds KV of the tokens that it is found by."""
+        cache = self._memory.cache
+        rest = [(cache.root, 0)] if isinstance(cache, RadixCache) else []
+        while rest:
+            node, name = rest.pop()
+            names = []
+            for token in np.frombuffer(node.key, np.int32).tolist():
+                name = _extend(name, token)
+                names.append(name)
+            held = self._slots.reshape(-1, self._page_size)[node.held]
+            assert held.ravel().tolist() == names, "the prefix cache holds KV of other tokens than its key"
+            rest.extend((child, name) for child in node.children.values())
 
     def _reader(self, sequence: Sequence, start: int, end: int, samples: bool) -> _Reader:
         pages = self._memory.table[sequence.row, : -(-end // self._page_size)].copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -36,7 +37,7 @@ def test_every_request_is_accounted_for(client: str, tmp_path: Path) -> None:
     assert (table["status"] == "ok").all()
     assert (table["output_tokens"] == table["max_tokens"]).all()
     moments = ["received_s", "tokenized_s", "queued_s", "scheduled_s", "first_token_s", "last_token_s", "detokenized_s"]
-    for earlier, later in zip(moments, moments[1:], strict=False):
+    for earlier, later in itertools.pairwise(moments):
         assert (table[earlier] <= table[later]).all(), f"{earlier} before {later}"
     assert (table["client_last_token_s"] >= table["last_token_s"]).all()
 

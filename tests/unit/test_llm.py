@@ -87,7 +87,9 @@ def test_a_stream_adds_up(llm: LLM) -> None:
 def test_a_stream_cut_short_leaves_nothing_behind(llm: LLM) -> None:
     stream = llm.stream(PROMPTS[0], max_tokens=100, ignore_eos=True)
     first = next(stream)
+    steps = llm._scheduler._step
     stream.close()  # type: ignore[attr-defined]
+    assert llm._scheduler._step <= steps + 1
     memory = llm._scheduler.memory
     assert memory.available_pages == 64
     assert not llm._scheduler.unfinished()
@@ -118,7 +120,11 @@ def test_a_model_without_files_takes_token_ids() -> None:
 def test_a_worker_builds_the_same_engine(folder: Path) -> None:
     sizes = SchedulerConfig(pages=8, page_size=16, max_running=2, max_context=64)
     place = EnginePlace(sizes, np.zeros((2, sizes.max_row_pages), np.int32), rank=0, tp=1, rendezvous="")
-    for options in ({"model": str(folder), "threads": 1}, {"model": FIELDS, "seed": 5, "dtype": "bfloat16"}):
+    for options in (
+        {"model": str(folder), "threads": 1},
+        {"model": {**FIELDS, "path": str(folder / "config.json")}},
+        {"model": FIELDS, "seed": 5, "dtype": "bfloat16"},
+    ):
         engine = build(options, place)
         assert isinstance(engine, TorchEngine)
         engine.close()

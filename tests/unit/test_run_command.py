@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -47,7 +48,7 @@ def test_a_run_leaves_its_tables_and_prints_the_block(tmp_path: Path, capsys: py
         "detokenized_s",
         "sent_back_s",
     ]
-    for earlier, later in zip(moments, moments[1:], strict=False):
+    for earlier, later in itertools.pairwise(moments):
         assert (table[earlier] <= table[later]).all(), f"{later} before {earlier}"
     assert (table["client_first_token_s"] > table["first_token_s"]).all()
     assert (table["status"] == 0).all()

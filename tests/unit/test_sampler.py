@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from runtime.engine.params import GREEDY, SamplingError, SamplingParams
 from runtime.engine.sampler import Sampled, Sampler, draw, gumbel
-from runtime.scheduler import Batch, Sequence, Snapshot
+from runtime.scheduler import Batch, Chunk, Sequence, Snapshot
 
 VOCAB = 12
 CPU = torch.device("cpu")
@@ -125,6 +125,24 @@ def test_requests_without_a_seed_differ_and_repeat() -> None:
     seeded = {request_id: SamplingParams(seed=request_id) for request_id in range(30)}
     assert len(set(zip(tokens, sample(logits, seeded, sequences(30)).tokens.tolist(), strict=True))) > 25
     assert sum(a == b for a, b in zip(tokens, sample(logits, seeded, sequences(30)).tokens.tolist(), strict=True)) < 3
+
+
+def test_counts_begin_anew_with_all_that_is_known() -> None:
+    """A sequence that was preempted comes back with its output, in a row that another has used."""
+    logits = torch.zeros(1, VOCAB)
+    sampler = Sampler(1, VOCAB, CPU)
+    params = SamplingParams(temperature=0, frequency_penalty=1.0, logit_bias={4: 2.5, 5: 1.5, 6: 0.75})
+    other, one = sequences(1)[0], sequences(1, first_id=1)[0]
+    for asked in (other, one):
+        sampler.admit(asked.request_id, params)
+    chosen = [sampler.sample(logits, sampler.plan(batch([other]), np.array([2]))).tokens.item() for _ in range(4)]
+    assert chosen == [4, 4, 5, 6]  # 2.5, 1.5 and the first of two alike, then 0.75 or 0.5
+    for token in (5, 4):
+        one.append(token)
+        one.output_tokens += 1
+    prefill = Batch(0, [Chunk(one, 0, 4, True)], [], [], [], Snapshot(0, 0, 0, 0, 0, 0))
+    assert sampler.sample(logits, sampler.plan(prefill, np.array([4]))).tokens.item() == 4  # 1.5 against 0.5
+    assert sampler.sample(logits, sampler.plan(batch([one]), np.array([5]))).tokens.item() == 6
 
 
 def test_logprobs_are_of_the_plain_distribution() -> None:

@@ -169,6 +169,34 @@ def test_who_sits_out_for_want_of_pages_is_served_before_newcomers() -> None:
     drive(scenario(*asked, config=config, batching=batching, reservation={"name": "none"}))
 
 
+def test_when_the_only_one_to_decode_was_preempted_others_go_on_at_once() -> None:
+    """Nothing is in flight then: a step that is not planned now would never be."""
+    config = SchedulerConfig(pages=3, page_size=4, max_running=2, max_context=30)
+    prompts = [(0,) * length for length in (8, 4, 7, 5, 4, 4, 4)]
+    asked = [Asked(0, prompt, 3, foretold=(0, 0, 0)) for prompt in prompts]
+    for step_tokens in (5, 8):
+        drive(
+            scenario(
+                *asked,
+                config=config,
+                in_flight=False,
+                batching={"name": "decode_first", "step_tokens": step_tokens},
+                reservation={"name": "none"},
+                preemption={"name": "oldest"},
+            )
+        )
+
+
+def test_an_admission_leaves_whole_pages_for_everyone() -> None:
+    """Each may grow to 9 tokens, 3 pages of 4: a third request has to wait for 9 pages."""
+    for pages, admitted in ((8, 2), (9, 3)):
+        config = SchedulerConfig(pages, page_size=4, max_running=4, max_context=64)
+        asked = [Asked(0, (token,) * 4, 5, stop_ids=NEVER) for token in range(3)]
+        record = drive(scenario(*asked, config=config))
+        assert record.steps[0][2] == list(range(admitted))
+        assert record.preemptions == 0
+
+
 def test_sizes_are_positive() -> None:
     with pytest.raises(ValueError, match=r"engine\.max_running=0: at least 1"):
         SchedulerConfig(1, 1, 0, 1)

@@ -83,9 +83,9 @@ def read(document: Mapping[str, Any], path: Path, tool: str, e2e: str, total: st
     ok = int(number(document, "completed", path) or 0)
     if not ok:
         raise ResultError(f"{path}: no request ended ok ('completed' is {document.get('completed')!r})")
-    return from_figures(
-        path, tool, config, metrics, throughput, ok=ok, failed=int(number(document, "failed", path) or 0)
-    )
+    failed = number(document, "failed", path)
+    failures = None if failed is None else int(failed)
+    return from_figures(path, tool, config, metrics, throughput, ok=ok, failed=failures)
 
 
 def figures_ms(word: str, metric: Json) -> Json:

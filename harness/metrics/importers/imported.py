@@ -135,7 +135,7 @@ def from_figures(
     throughput: Mapping[str, float | None],
     *,
     ok: int,
-    failed: int,
+    failed: int | None,
 ) -> ImportedRun:
     """A run of which only the figures are known.
 
@@ -146,7 +146,7 @@ def from_figures(
         metrics: Statistics (mean, p50, p99, ...) in seconds, from sending, by metric: ttft_s, tpot_s, itl_s, e2e_s.
         throughput: ``duration_s``, ``input_tokens``, ``output_tokens`` and the rates, by our names.
         ok: Requests that ended ok.
-        failed: Requests that did not.
+        failed: Requests that did not; None where the tool does not count them.
     """
     unknown = describe(Sample(np.empty(0)))
     by_name = {name: unknown | {"count": ok} | dict(metrics.get(name, {})) for name in METRICS}
@@ -156,7 +156,8 @@ def from_figures(
     summary = summarize(empty, slo=none, environment={}, complete=True)
     summary["metrics"] = by_name
     summary["throughput"] = dict.fromkeys(summary["throughput"]) | {"steady": {}} | dict(throughput)
-    summary["counts"] |= {"requests": ok + failed, "sent": ok + failed, "ok": ok, "error": failed}
+    requests = None if failed is None else ok + failed
+    summary["counts"] |= {"requests": requests, "sent": requests, "ok": ok, "error": failed}
     return ImportedRun(path, tool, config, summary, None, from_send=True)
 
 

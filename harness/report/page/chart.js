@@ -160,7 +160,7 @@ function lineChart(parent, spec, runs) {
       line.x.forEach((at, i) => {
         const value = line.y[i];
         if (at === null || value === null || (spec.y.log && value <= 0)) { pen = "M"; return; }
-        path += `${pen}${plot.px(at).toFixed(1)},${plot.py(value).toFixed(1)}`;
+        path += `${pen}${plot.px(at).toFixed(1)},${plot.py(value).toFixed(1)}` + (pen === "M" ? "h0" : ""); // a lone point is a dot
         pen = "L";
       });
       const node = draw(svg, "path", { class: line.dashed ? "line dashed" : "line", d: path });
