@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness.metrics.compare import CompareError, compare, run_names
 from harness.metrics.files import CONFIG, RunError, load_run
 from harness.report.series import page_series
-from harness.report.sweep import Cell, flat, load_cells, sweep_data, varied
+from harness.report.sweep import Cell, flat, is_run, load_cells, sweep_data, varied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,7 +87,8 @@ def report_of_sweep(directory: Path) -> str:
         ValueError: There is no run below it, or a file of one cannot be read.
     """
     cells = load_cells(directory)
-    runs = [load_run(cell.path) for cell in cells] if len(cells) <= MOST_OVERLAID else []
+    few = len(cells) <= MOST_OVERLAID and all(is_run(cell.path) for cell in cells)
+    runs = [load_run(cell.path) for cell in cells] if few else []
     knobs = varied(cells)
     names = [", ".join(f"{knob}={words[row]}" for knob, words in knobs.items()) for row in range(len(cells))]
     data = {"sweep": sweep_data(cells, directory), "runs": names if runs else []}

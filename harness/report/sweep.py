@@ -74,7 +74,8 @@ def load_cells(directory: Path) -> list[Cell]:
     Raises:
         RunError: There is none, or a file of one cannot be read.
     """
-    paths = sorted((found.parent for found in directory.rglob(SUMMARY) if is_run(found.parent)), key=_natural)
+    finished = (found.parent for found in directory.rglob(SUMMARY) if (found.parent / CONFIG).is_file())
+    paths = sorted(finished, key=_natural)
     if not paths:
         raise RunError(f"{directory}: no run in it; give a run directory or one of a sweep that `harness run -m` wrote")
     return [Cell(path, flat(_yaml(path / CONFIG)), _json(path / SUMMARY)) for path in paths]

@@ -14,6 +14,8 @@ function heatColour(share) {
   return { back: `rgb(${rgb})`, text: 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2] > 120 ? "#000" : "#fff" };
 }
 
+const last = (name) => name.split(".").pop();
+
 function heatMap(controls, parent, note, sweep) {
   const names = sweep.knobs.map((knob) => knob.name);
   const metric = selector(controls, "Metric", sweep.metrics.map((each) => each.label), redraw);
@@ -30,7 +32,7 @@ function heatMap(controls, parent, note, sweep) {
     const low = Math.min(...known), high = Math.max(...known);
     const log = low > 0 && high > 50 * low;
     const share = (value) => (high === low ? 0.5 : log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low));
-    const head = make("tr", {}, make("th", { scope: "col" }, (y < 0 || y === x ? "" : names[y] + " \\ ") + names[x]),
+    const head = make("tr", {}, make("th", { scope: "col" }, (y < 0 || y === x ? "" : last(names[y]) + " \\ ") + last(names[x])),
       ...columns.map((value) => make("th", { scope: "col" }, value)));
     const best = known.length ? (sweep.metrics[m].smaller ? low : high) : null;
     const body = rows.map((word, r) => make("tr", {}, make("th", { scope: "row" }, word), ...grid[r].map((cell) => {
