@@ -9,6 +9,7 @@ from importlib import import_module
 _COMMANDS = {
     "run": ("harness.run", "replay a trace through a backend"),
     "compare": ("harness.commands.compare", "differences between runs, with intervals"),
+    "report": ("harness.commands.report", "an HTML page of runs or of a sweep"),
     "trace": ("harness.commands.trace", "look at, convert, generate and fetch traces"),
     "cache": ("harness.commands.cache", "eviction policies compared, of the prefix cache alone"),
     "serve": ("harness.commands.serve", "an OpenAI-compatible server of our own"),

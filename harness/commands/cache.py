@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 160
 POLICIES = "lru,lfu,fifo,lfuda,gdsf,slru,lru_k,two_q,arc,s3fifo,sieve,wtinylfu,belady"
-FEWEST_BLOCKS = 8
-STEPS = 8  # sizes, where none are given
+STEPS = 8  # halvings of the distinct blocks, where no sizes are given
 EXAMPLE = """\
 example:
   python -m harness cache mooncake_conversation --policies lru,lfuda,s3fifo,belady:horizon=500 \\
@@ -62,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("trace", metavar="TRACE", help="a file, or a name that `trace list` shows")
     parser.add_argument("--policies", default=POLICIES, metavar="A,B", help=f"eviction policies ({POLICIES})")
     parser.add_argument(
-        "--sizes", metavar="N,M", help="cache sizes in blocks (eight up to half of the distinct blocks)"
+        "--sizes", metavar="N,M", help="cache sizes in blocks (from the longest prompt to half of the distinct blocks)"
     )
     parser.add_argument("--block", type=int, metavar="N", help="tokens a block (the trace's own)")
     parser.add_argument("--sample", metavar="1/8", help="only this share of the sessions, by a fixed hash")
@@ -110,7 +109,9 @@ def _compare(arguments: argparse.Namespace) -> None:
     took_s = time.perf_counter() - begun_s
     titles = {"hit_ratio": "Prompt tokens found (%)", "flops_saved": f"Prefill operations saved (%), {model.name}"}
     for column, title in titles.items():
-        console.print(_table(spreads(cells, column), sizes, title, len(samples)))
+        over = f", mean of {len(samples)} samples ± half their spread" if len(samples) > 1 else ""
+        console.print(f"{title}{over}", highlight=False, soft_wrap=True)
+        console.print(_table(spreads(cells, column), sizes, len(samples)))
     note = "of Belady: hits at all sizes together, as a share of the bound's (which bounds tokens, not operations)"
     console.print(note, highlight=False, soft_wrap=True)
     console.print(f"{len(cells):,} cells in {took_s:.1f} s", highlight=False)
@@ -140,8 +141,9 @@ def _sizes(text: str | None, accesses: Accesses) -> list[int]:
     from harness.cache.errors import CacheError
 
     if text is None:
-        top = max(accesses.distinct // 2, FEWEST_BLOCKS)
-        return sorted({max(int(float(f"{top * 2.0**-step:.2g}")), 1) for step in range(STEPS)})
+        longest = int(-(-accesses.prompt_tokens.max() // accesses.block_size))
+        halves = {int(float(f"{accesses.distinct / 2**step:.2g}")) for step in range(1, STEPS + 1)}
+        return sorted({size for size in halves if size > longest}) or [longest]
     try:
         sizes = sorted({int(size) for size in text.split(",")})
     except ValueError:
@@ -164,15 +166,13 @@ def _model(name: str) -> ModelShape:
     return ModelShape.from_config(yaml.safe_load(choices[name].read_text(encoding="utf-8")))
 
 
-def _table(curves: dict[str, dict[int, Spread]], sizes: list[int], title: str, samples: int) -> Table:
+def _table(curves: dict[str, dict[int, Spread]], sizes: list[int], samples: int) -> Table:
     """A row for each policy, the best first; Belady's bound and the unbounded cache below."""
     from rich.table import Table
 
     from harness.cache.lab import BELADY, UNBOUNDED
 
-    if samples > 1:
-        title += f", mean of {samples} samples ± half their spread"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("blocks", no_wrap=True)
     for size in sizes:
         table.add_column(f"{size:,}", justify="right", no_wrap=True)

@@ -6,6 +6,7 @@ import gc
 import heapq
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from harness.sending import Sending
 from harness.workload import Workload
 
 _LOOK_EVERY_S = 0.1
-_AHEAD_S = 0.002  # idle at least so long before the next request is prepared
+_AHEAD = 64  # requests prepared before they are due
+_IDLE_S = 0.005  # free at least so long before another one is prepared
 
 
 @dataclass(slots=True)
@@ -135,25 +137,20 @@ class Player:
 
     def _play(self, watch: Callable[[Progress], bool]) -> bool:
         transport, sending = self._transport, self._sending
-        roots = sending.at_start()
-        upcoming = next(roots, None)  # of the roots
+        roots = _Upcoming(sending.at_start(), transport)
+        roots.prepare(_AHEAD)
         due: list[tuple[float, int]] = []  # later turns
-        if upcoming is not None:
-            transport.prepare(upcoming[1])
         self.start_s = start_s = time.monotonic()
         looked_s = heard_s = start_s
         while sending.left:
             now_s = time.monotonic() - start_s
-            while upcoming is not None and upcoming[0] <= now_s:
-                self._send(upcoming, start_s)
-                upcoming = next(roots, None)
+            while roots.next_s <= now_s:
+                self._send(roots.take(), start_s)
             while due and due[0][0] <= now_s:
                 self._send(heapq.heappop(due), start_s)
-            next_s = min(
-                upcoming[0] if upcoming else float("inf"), due[0][0] if due else float("inf"), now_s + _LOOK_EVERY_S
-            )
-            if upcoming is not None and next_s - now_s > _AHEAD_S:
-                transport.prepare(upcoming[1])
+            next_s = min(roots.next_s, due[0][0] if due else float("inf"), now_s + _LOOK_EVERY_S)
+            if next_s - now_s > _IDLE_S:
+                roots.prepare(1)
             for news in transport.receive(max(next_s - (time.monotonic() - start_s), 0.0)):
                 heard_s = time.monotonic()
                 for later in self._take(news, heard_s - start_s):
@@ -196,6 +193,42 @@ class Player:
         log.end(row, finish.status, finish.reason, finish.error)
         self._in_flight -= 1
         return self._sending.after(row, now_s)
+
+
+class _Upcoming:
+    """The requests that wait for no other, the next few of them prepared.
+
+    Args:
+        roots: Arrival time and row, in order of time.
+        transport: Prepares.
+    """
+
+    def __init__(self, roots: Iterator[tuple[float, int]], transport: Transport) -> None:
+        self._roots = roots
+        self._transport = transport
+        self._prepared: deque[tuple[float, int]] = deque()
+        self._next = next(roots, None)
+
+    @property
+    def next_s(self) -> float:
+        """When the next one is due; infinity without one."""
+        if self._prepared:
+            return self._prepared[0][0]
+        return self._next[0] if self._next else float("inf")
+
+    def take(self) -> tuple[float, int]:
+        """The next one."""
+        if not self._prepared:
+            self.prepare(1)
+        return self._prepared.popleft()
+
+    def prepare(self, requests: int) -> None:
+        """Prepare so many more, where there are, and they are not too many already."""
+        while requests and self._next is not None and len(self._prepared) < _AHEAD:
+            self._transport.prepare(self._next[1])
+            self._prepared.append(self._next)
+            self._next = next(self._roots, None)
+            requests -= 1
 
 
 @contextmanager

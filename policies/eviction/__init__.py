@@ -4,16 +4,20 @@ from policies.eviction.arc import Arc
 from policies.eviction.base import Eviction, LeafHeap, Leaves, Rank
 from policies.eviction.fifo import Fifo
 from policies.eviction.filo import Filo
+from policies.eviction.flop_aware import FlopAware
 from policies.eviction.gdsf import Gdsf
 from policies.eviction.ghosts import Ghosts, prefix_key
+from policies.eviction.hyperbolic import Hyperbolic
 from policies.eviction.lfu import Lfu
 from policies.eviction.lfuda import Lfuda
+from policies.eviction.lhd import Lhd
 from policies.eviction.lru import Lru
 from policies.eviction.lru_k import LruK
 from policies.eviction.mru import Mru
 from policies.eviction.queues import Place, QueuedEviction
 from policies.eviction.random import RandomEviction
 from policies.eviction.s3fifo import S3Fifo
+from policies.eviction.sampled import SampledEviction
 from policies.eviction.sieve import Sieve
 from policies.eviction.slru import Slru
 from policies.eviction.tlru import Tlru
@@ -26,12 +30,15 @@ __all__ = [
     "Eviction",
     "Fifo",
     "Filo",
+    "FlopAware",
     "Gdsf",
     "Ghosts",
+    "Hyperbolic",
     "LeafHeap",
     "Leaves",
     "Lfu",
     "Lfuda",
+    "Lhd",
     "Lru",
     "LruK",
     "Mru",
@@ -40,6 +47,7 @@ __all__ = [
     "RandomEviction",
     "Rank",
     "S3Fifo",
+    "SampledEviction",
     "Sieve",
     "Slru",
     "Tlru",

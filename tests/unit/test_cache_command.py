@@ -73,7 +73,7 @@ def test_cut_keeps_the_blocks_of_a_regular_trace() -> None:
 
 
 def test_cut_shares_exactly_the_tokens_that_are_shared() -> None:
-    # 10 tokens are shared, of which 3 whole blocks of 3; the first prompt ends within a block that the second goes past.
+    # 10 tokens are shared, so 3 whole blocks of 3; the first prompt ends within a block that the second goes past.
     trace = trace_of([[(1, 4), (2, 6), (3, 2)], [(1, 4), (2, 6), (4, 8)]])
     first, second = runs(cut(trace, 3))
     assert (len(first), len(second)) == (4, 6)
@@ -98,8 +98,9 @@ def test_the_bound_and_the_unbounded_are_always_there(made: str, model: ModelSha
     policies = [PolicySpec.parse("lfu"), PolicySpec.parse("lru")]
     cells = compare([accesses], policies, [20, 80], model, 1, lambda done, of: seen.append((done, of)))
     assert [(cell.policy, cell.size_blocks) for cell in cells] == [
-        ("lfu", 20), ("lfu", 80), ("lru", 20), ("lru", 80), ("belady", 20), ("belady", 80), ("unbounded", accesses.distinct)
-    ]  # fmt: skip
+        *((policy, size) for policy in ("lfu", "lru", "belady") for size in (20, 80)),
+        ("unbounded", accesses.distinct),
+    ]
     found = {(cell.policy, cell.size_blocks): cell for cell in cells}
     assert (
         found["lru", 20].hit_ratio <= found["belady", 20].hit_ratio <= found["unbounded", accesses.distinct].hit_ratio
@@ -142,7 +143,7 @@ def test_the_command_prints_tables_and_saves_cells_and_curves(
     said = capsys.readouterr().out
     assert "Prompt tokens found (%), mean of 3 samples ± half their spread" in said
     assert "Prefill operations saved (%), qwen3_8b" in said
-    assert said.index("lru_k:k=3") and said.index("belady") < said.index("unbounded")
+    assert said.index("lru_k:k=3") < said.index("belady") < said.index("unbounded")
     table = pd.read_parquet(out)
     assert list(table) == ["policy", "size_blocks", "size_tokens", "sample", "hit_ratio", "flops_saved"]
     assert len(table) == 3 * (3 * 2 + 1)
@@ -170,8 +171,8 @@ def test_the_command_prints_tables_and_saves_cells_and_curves(
     ],
 )
 def test_a_mistake_is_one_line(made: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    block = [] if not words or words[0] == "--block" else ["--block", "16"]
-    assert main([made, *words, *block, "--jobs", "1"][: None if "--jobs" not in words else -2]) == 2
+    block = ["--block", "16"] if words else []
+    assert main([made, "--jobs", "1", *block, *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("harness cache: ")
     assert said in error

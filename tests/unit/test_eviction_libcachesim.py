@@ -16,8 +16,8 @@ libcachesim = pytest.importorskip("libcachesim", reason="libcachesim is not inst
 
 REQUESTS, OBJECTS = 12_000, 1_500
 EXACT = {"lru": "LRU", "fifo": "FIFO", "lru_k": "LRUK", "sieve": "Sieve"}
-# The same rule with other details: ties (lfu, gdsf), a ghost list met after the eviction instead of before it (two_q, arc),
-# a first fill of the main queue (s3fifo). As the share of requests on which the two may differ.
+# The same rule with other details: ties (lfu, gdsf), a ghost list met after the eviction instead of before it (two_q,
+# arc), a first fill of the main queue (s3fifo). As the share of requests on which the two may differ.
 CLOSE = {
     "lfu": ("LFU", 0.01),
     "gdsf": ("GDSF", 0.02),

@@ -10,7 +10,7 @@ from harness.commands.report import FORMATS
 from harness.commands.report import main as report_main
 from harness.metrics.compare import compare
 from harness.metrics.files import load_run, write_requests, write_summary
-from harness.metrics.importers.imported import ImportedRun, ResultError
+from harness.metrics.importers.imported import ImportedRun, ResultError, identities
 from harness.metrics.importers.load import TOOLS, load_runs
 from harness.metrics.schema import STATUSES, Gaps, complete_requests, select
 from harness.metrics.slo import Slo
@@ -171,6 +171,33 @@ def test_intended_arrivals_are_kept_where_a_tool_knows_them(run, tmp_path):
         assert comparison.paired == (True, True)
         ours, theirs = values_of(comparison)["TTFT mean"]
         assert theirs == pytest.approx(ours, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ((["7", "3"],), [7, 3]),
+        ((["a", "b"], [5, 4]), [5, 4]),
+        ((["1", "1"],), [0, 1]),
+        (([None, 2], ["x", "2"]), [0, 1]),
+        (([],), []),
+    ],
+)
+def test_requests_are_numbered_by_their_names_or_else_by_their_order(names, expected):
+    assert identities(*names).tolist() == expected
+
+
+def test_requests_that_were_sent_in_another_order_are_still_paired(run, tmp_path):
+    for tool, name in (("guidellm", "benchmarks.json"), ("aiperf", "profile_export.jsonl")):
+        shuffled = select(run.columns, np.random.default_rng(1).permutation(N))
+        path = tmp_path / tool
+        path.mkdir()
+        (path / "config.yaml").write_text("tp: 1\n")
+        write_requests(path, shuffled)
+        write_summary(path, run.summary)
+        (path / name).write_text(TOOLS[tool].write(load_run(path))[name])
+        (imported,) = load_runs(path / name)
+        assert compare([run, imported]).paired == (True, True)
 
 
 def test_a_file_may_hold_several_results(run, tmp_path):

@@ -40,14 +40,14 @@ def test_a_class_of_ones_own_by_its_path(path: str) -> None:
 
 def test_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     def points(group: str) -> list[EntryPoint]:
-        return [EntryPoint("mru", f"{OWN}:MostRecentlyUsed", group)] if group == "servetwin.eviction" else []
+        return [EntryPoint("own_mru", f"{OWN}:MostRecentlyUsed", group)] if group == "servetwin.eviction" else []
 
     monkeypatch.setattr("policies.registry.entry_points", points)
-    assert find("eviction", "mru") is MostRecentlyUsed
-    with pytest.raises(PolicyError, match="Choose one of lru, lfu, fifo, random, mru,"):
-        find("eviction", "mruu")
+    assert find("eviction", "own_mru") is MostRecentlyUsed
+    with pytest.raises(PolicyError, match=r"Choose one of lru, .*, own_mru,"):
+        find("eviction", "own_mruu")
     with pytest.raises(PolicyError, match="no such policy"):
-        find("order", "mru")
+        find("order", "own_mru")
 
 
 @pytest.mark.parametrize(

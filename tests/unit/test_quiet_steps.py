@@ -120,3 +120,30 @@ def test_not_when_a_row_came_back_with_the_last_commit() -> None:
     assert last is not None
     assert [each.request_id for each in last.decodes] == [0]
     assert scheduler.quiet_steps(last) == 0
+
+
+def test_a_leap_leaves_what_single_steps_would() -> None:
+    """Lengths, pages and what the reservation has learnt of time passing."""
+    ratio = {"name": "ratio", "decay_steps": 60}
+    leapt, batch = decoding(sequence(0), sequence(1), reservation=ratio)
+    stepped, _ = decoding(sequence(0), sequence(1), reservation=ratio)
+    run = leapt.leap(batch, 50)
+    for _ in range(50):
+        step = stepped.schedule(0.0)
+        assert step is not None
+        stepped.commit(step, None, 0.0)
+        last = step
+    assert (run.batch.step, run.batch.positions) == (last.step, last.positions)
+    for one, other in zip(leapt.unfinished(), stepped.unfinished(), strict=True):
+        assert (one.computed, one.total, one.output_tokens) == (other.computed, other.total, other.output_tokens)
+        assert one.held_pages == other.held_pages
+    assert leapt.memory.pool.free == stepped.memory.pool.free
+    asked = sequence(9)
+    assert leapt.policy.reservation.tokens(asked) == stepped.policy.reservation.tokens(asked)
+
+
+def test_the_queue_is_not_arranged_while_all_rows_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order with a memory would see other steps when they are leapt over; and matching a queue is dear."""
+    scheduler, _ = decoding(sequence(0), sequence(1), max_running=1, order={"name": "lpm"})
+    monkeypatch.delattr("policies.order.Lpm.arrange")
+    assert scheduler.schedule(0.0) is not None

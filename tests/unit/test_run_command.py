@@ -58,7 +58,7 @@ def test_a_run_leaves_its_tables_and_prints_the_block(tmp_path: Path, capsys: py
     ("words", "said"),
     [
         (["policy=foo"], "Available options in 'policy': naive radix sarathi sglang vllm"),
-        (["policy/eviction=foo"], "fifo lfu lru random"),
+        (["policy/eviction=foo"], " lru "),
         (["policy.order.name=foo"], "Choose one of fcfs, lpm, sjf, priority, random"),
         (["policy.order.name=no.such.Order"], "cannot import 'no'"),
         (["+policy.order.alpha=2"], "Parameters of Fcfs: none"),

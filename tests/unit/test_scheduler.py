@@ -172,19 +172,18 @@ def test_who_sits_out_for_want_of_pages_is_served_before_newcomers() -> None:
 def test_when_the_only_one_to_decode_was_preempted_others_go_on_at_once() -> None:
     """Nothing is in flight then: a step that is not planned now would never be."""
     config = SchedulerConfig(pages=3, page_size=4, max_running=2, max_context=30)
-    prompts = [(0,) * length for length in (8, 4, 7, 5, 4, 4, 4)]
-    asked = [Asked(0, prompt, 3, foretold=(0, 0, 0)) for prompt in prompts]
-    for step_tokens in (5, 8):
-        drive(
-            scenario(
-                *asked,
-                config=config,
-                in_flight=False,
-                batching={"name": "decode_first", "step_tokens": step_tokens},
-                reservation={"name": "none"},
-                preemption={"name": "oldest"},
-            )
+    lengths = {8: (10, 1), 7: (3, 3), 5: (1, 1), 4: (1, 1)}  # prompt: most output, output
+    asked = [Asked(0, (0,) * prompt, most, foretold=(0,) * output) for prompt, (most, output) in lengths.items()]
+    drive(
+        scenario(
+            *asked,
+            config=config,
+            in_flight=False,
+            batching={"name": "decode_first", "step_tokens": 8},
+            reservation={"name": "none"},
+            preemption={"name": "oldest"},
         )
+    )
 
 
 def test_an_admission_leaves_whole_pages_for_everyone() -> None:

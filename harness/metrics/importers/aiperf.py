@@ -18,6 +18,7 @@ from harness.metrics.importers.imported import (
     Results,
     from_figures,
     from_requests,
+    identities,
     number,
     whole,
 )
@@ -115,7 +116,9 @@ def read_records(records: Sequence[Mapping[str, Any]], path: Path) -> ImportedRu
     ]
     tokens = np.array([_metric(record, "input_sequence_length", path) for record in kept])
     error_tokens = np.array([_metric(record, "error_isl", path) for record in kept])
+    metadata = [record["metadata"] for record in kept]
     results = Results(
+        request_id=identities(*([each.get(key) for each in metadata] for key in ("x_request_id", "session_num"))),
         sent_s=since_first_s("request_start_ns"),
         arrival_s=None if np.isnan(issued_s).any() else issued_s,
         ttft_s=np.array([_metric(record, "time_to_first_token", path) for record in kept]) / 1e3,

@@ -104,6 +104,7 @@ def _results(document: Mapping[str, Any], path: Path) -> Results:
     gaps = _gaps(document["itls"], rows, path)
     ok = np.array([not error for error in errors], dtype=bool) & (ttft_s > 0)
     return Results(
+        request_id=np.arange(rows),
         sent_s=numbers(document, "start_times", rows, path) if "start_times" in document else None,
         arrival_s=None,
         ttft_s=np.where(ok, ttft_s, np.nan),

@@ -16,6 +16,7 @@ from harness.metrics.importers.imported import (
     ResultError,
     Results,
     from_requests,
+    identities,
     number,
     whole,
 )
@@ -127,7 +128,9 @@ def _benchmark(benchmark: Mapping[str, Any], path: Path) -> ImportedRun:
     start_s = float(np.nanmin(sent_s))
     # What was never sent has no place in time but its target; without one it is left out.
     keep = ~np.isnan(sent_s)
+    sent = [request for (request, _), kept in zip(rows, keep, strict=True) if kept]
     results = Results(
+        request_id=identities([request.get("request_id") for request in sent]),
         sent_s=(sent_s - start_s)[keep],
         arrival_s=None if np.isnan(targeted_s[keep]).any() else (targeted_s - start_s)[keep],
         ttft_s=(moment("first_token_iteration") - sent_s)[keep],
@@ -135,7 +138,7 @@ def _benchmark(benchmark: Mapping[str, Any], path: Path) -> ImportedRun:
         prompt_tokens=count("prompt_tokens")[keep],
         output_tokens=count("output_tokens")[keep],
         status=np.array([status for _, status in rows], dtype=np.int8)[keep],
-        error=[request.get("info", {}).get("error") for (request, _), kept in zip(rows, keep, strict=True) if kept],
+        error=[request["info"].get("error") for request in sent],
     )
     config = {"tool": NAME} | ({"config": benchmark["config"]} if "config" in benchmark else {})
     return from_requests(path, NAME, config, results, {})

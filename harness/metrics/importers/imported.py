@@ -55,9 +55,10 @@ class ImportedRun:
 
 @dataclass
 class Results:
-    """Requests as a tool recorded them, in the order it sent them.
+    """Requests as a tool recorded them.
 
     Attributes:
+        request_id: int64 [requests], position in the trace, by which requests of two runs are paired.
         sent_s: float64 [requests], from the start of the run; None where the tool keeps no times of day.
         arrival_s: float64 [requests], intended; None where the tool does not know.
         ttft_s: float64 [requests], from sending; NaN where there was no token.
@@ -69,6 +70,7 @@ class Results:
         gaps: Gaps between tokens, pooled, or None.
     """
 
+    request_id: Array
     sent_s: Array | None
     arrival_s: Array | None
     ttft_s: Array
@@ -103,7 +105,7 @@ def from_requests(
     try:
         columns = complete_requests(
             {
-                "request_id": np.arange(rows),
+                "request_id": results.request_id,
                 "arrival_s": arrival_s,
                 "sent_s": sent_s,
                 "client_first_token_s": sent_s + results.ttft_s,
@@ -170,6 +172,22 @@ _REQUIRED: dict[str, type] = {
     "status": np.int8,
     "warmup": np.int8,
 }
+
+
+def identities(*candidates: Sequence[Any]) -> Array:
+    """The first of the candidates that numbers the requests, else their order: int64 [requests].
+
+    Tools name requests by words of their own, but some number them as the trace does.
+
+    Args:
+        candidates: A name for each request, in the order in which they were sent.
+    """
+    for names in candidates:
+        if all(isinstance(name, int | str) and str(name).isdecimal() for name in names) and len(set(names)) == len(
+            names
+        ):
+            return np.array([int(name) for name in names], dtype=np.int64)
+    return np.arange(len(candidates[0]))
 
 
 def number(document: Mapping[str, Any], key: str, path: Path, *, scale: float = 1.0) -> float | None:
