@@ -26,9 +26,7 @@ TIMEOUT_S = 60.0
 _BROKEN = (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
-def download(
-    file: CatalogFile, target: Path, progress: Progress | None = None, allow_loopback: bool = False
-) -> None:
+def download(file: CatalogFile, target: Path, progress: Progress | None = None, allow_loopback: bool = False) -> None:
     """Download one file, in constant memory, unless it is there already.
 
     What an interrupted download left (``.partial``) is taken up again. The file appears when it is verified.

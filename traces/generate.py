@@ -286,9 +286,7 @@ def _starts(workload: SyntheticWorkload, rng: np.random.Generator, sessions: int
     return starts
 
 
-def _closed_loop(
-    waited: FloatArray, start: IntArray, parent: IntArray, users: int
-) -> tuple[FloatArray, IntArray]:
+def _closed_loop(waited: FloatArray, start: IntArray, parent: IntArray, users: int) -> tuple[FloatArray, IntArray]:
     """Earliest arrivals and parents when session ``s`` follows session ``s - users``."""
     sessions = len(start) - 1
     length = np.zeros(-(-sessions // users) * users)

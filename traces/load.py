@@ -37,9 +37,7 @@ def locate(source: str) -> Path:
         )
     path = catalog.find(source)
     if path is None:
-        raise TraceError(
-            f"trace {source!r} is not here yet: `python -m harness trace fetch {source}` gets it"
-        )
+        raise TraceError(f"trace {source!r} is not here yet: `python -m harness trace fetch {source}` gets it")
     return path
 
 

@@ -63,9 +63,7 @@ def find_paths(trace: Trace) -> Paths:
     for depth, rows in enumerate(reach.tolist()):  # this many rows have an entry at `depth`
         at = start[deepest_first[:rows]] + depth
         above, label = before[:rows], dense[at]
-        _, first, inverse = np.unique(
-            (above + 1) * len(names) + label, return_index=True, return_inverse=True
-        )
+        _, first, inverse = np.unique((above + 1) * len(names) + label, return_index=True, return_inverse=True)
         parents.append(above[first])
         last.append(label[first])
         before = path[at] = inverse + total

@@ -176,9 +176,7 @@ class Trace:
         for column, nothing in _DEFAULTS.items():
             given = columns.pop(column, None)
             kind = np.float64 if column in FLOAT_COLUMNS else np.int64
-            table[column] = (
-                np.full(n, nothing, dtype=kind) if given is None else np.asarray(given, dtype=kind)
-            )
+            table[column] = np.full(n, nothing, dtype=kind) if given is None else np.asarray(given, dtype=kind)
         for column in ("request_id", "max_tokens", "output_id"):
             if column in columns:
                 table[column] = np.asarray(columns.pop(column), dtype=np.int64)
@@ -188,9 +186,7 @@ class Trace:
         table.setdefault("max_tokens", table["output_tokens"])
         has_blocks = blocks is not None
         if blocks is None:
-            blocks = Blocks(
-                np.arange(n + 1, dtype=np.int64), np.arange(n, dtype=np.int64), table["prompt_tokens"]
-            )
+            blocks = Blocks(np.arange(n + 1, dtype=np.int64), np.arange(n, dtype=np.int64), table["prompt_tokens"])
         table.setdefault("output_id", fresh_ids(blocks.id, n))
 
         if n and bool((arrivals[1:] < arrivals[:-1]).any()):
@@ -254,9 +250,7 @@ class Trace:
         table: dict[str, Any] = {column: getattr(self, column)[rows] for column in REQUEST_COLUMNS}
         orphan = ~np.isin(table["parent_id"], table["request_id"])
         table["parent_id"] = np.where(orphan, NONE, table["parent_id"])
-        return replace(
-            self, **table, block_start=blocks.start, block_id=blocks.id, block_tokens=blocks.tokens
-        )
+        return replace(self, **table, block_start=blocks.start, block_id=blocks.id, block_tokens=blocks.tokens)
 
     def equals(self, other: Trace) -> bool:
         """Whether every column and every fact is the same, NaN equal to NaN."""
@@ -277,21 +271,15 @@ class Trace:
             raise TraceError(f"trace {self.name!r} is empty: it has no requests")
         for column in REQUEST_COLUMNS:
             if len(getattr(self, column)) != n:
-                raise TraceError(
-                    f"trace {self.name!r}: column {column} has {len(getattr(self, column))} rows, not {n}"
-                )
+                raise TraceError(f"trace {self.name!r}: column {column} has {len(getattr(self, column))} rows, not {n}")
         arrival = self.arrival_s
         self._require(np.isfinite(arrival) & (arrival >= 0), "arrival_s", "a finite time of 0 s or more")
-        self._require(
-            np.append(True, arrival[1:] >= arrival[:-1]), "arrival_s", "no earlier than the row before"
-        )
+        self._require(np.append(True, arrival[1:] >= arrival[:-1]), "arrival_s", "no earlier than the row before")
         for column in ("prompt_tokens", "output_tokens", "max_tokens"):
             self._require(getattr(self, column) >= 1, column, "at least 1 token")
         self._require(self.output_tokens <= self.max_tokens, "output_tokens", "no more than max_tokens")
         self._require(self.turn >= 0, "turn", "0 or more")
-        self._require(
-            np.isfinite(self.think_s) & (self.think_s >= 0), "think_s", "a finite time of 0 s or more"
-        )
+        self._require(np.isfinite(self.think_s) & (self.think_s >= 0), "think_s", "a finite time of 0 s or more")
         self._require(~(self.deadline_s <= 0), "deadline_s", "more than 0 s, or nothing")
         self._validate_links()
         self._validate_blocks()
@@ -317,13 +305,9 @@ class Trace:
         self._require(counts >= 1, "blocks", "at least one block")
         if len(tokens) and int(tokens.min()) < 1:
             row = int(np.searchsorted(start, int(np.argmin(tokens)), side="right")) - 1
-            raise TraceError(
-                f"trace {self.name!r}, request {self.request_id[row]}: a block of {tokens.min()} tokens"
-            )
+            raise TraceError(f"trace {self.name!r}, request {self.request_id[row]}: a block of {tokens.min()} tokens")
         if (self.block_id == NONE).any():
-            raise TraceError(
-                f"trace {self.name!r}: a block has the id {NONE}, which means that there is none"
-            )
+            raise TraceError(f"trace {self.name!r}: a block has the id {NONE}, which means that there is none")
         fits = np.add.reduceat(tokens, start[:-1]) == self.prompt_tokens
         self._require(fits, "prompt_tokens", "the sum of its blocks")
 

@@ -142,9 +142,7 @@ def merge(traces: Sequence[Trace]) -> Trace:
     return merged.take(np.argsort(merged.arrival_s, kind="stable")).noted(f"merge of {len(traces)} traces")
 
 
-def cap_lengths(
-    trace: Trace, prompt: int | None = None, output: int | None = None, total: int | None = None
-) -> Trace:
+def cap_lengths(trace: Trace, prompt: int | None = None, output: int | None = None, total: int | None = None) -> Trace:
     """No request longer than this; prompts lose blocks from their end.
 
     Args:
@@ -159,9 +157,7 @@ def cap_lengths(
     caps = {"prompt": prompt, "output": output, "total": total}
     for name, cap in caps.items():
         if cap is not None and cap < (2 if name == "total" else 1):
-            raise TraceError(
-                f"cap of {name} tokens is {cap}, expected at least {2 if name == 'total' else 1}"
-            )
+            raise TraceError(f"cap of {name} tokens is {cap}, expected at least {2 if name == 'total' else 1}")
     outputs, prompts, asked = trace.output_tokens, trace.prompt_tokens, trace.max_tokens
     if output is not None:
         outputs, asked = np.minimum(outputs, output), np.minimum(asked, output)
@@ -289,9 +285,7 @@ def _fraction(fraction: Fraction | str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         share = Fraction(0)
     if not 0 < share <= 1:
-        raise TraceError(
-            f"fraction is {str(fraction)!r}, expected one more than 0 and at most 1, such as 1/8"
-        )
+        raise TraceError(f"fraction is {str(fraction)!r}, expected one more than 0 and at most 1, such as 1/8")
     return share
 
 

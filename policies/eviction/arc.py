@@ -29,13 +29,13 @@ class Arc(QueuedEviction):
             self._adapt(node, place)
 
     def choose(self) -> CacheNode | None:
+        self._capacity = max(self._capacity, sum(self.sizes))
         first = ONCE if self.sizes[ONCE] > self._target else AGAIN
         return self.leaf(first) or self.leaf(1 - first)
 
     def gone(self, node: CacheNode, place: Place) -> None:
-        self._capacity = max(self._capacity, sum(self.sizes) + node.pages)
         once, again = self._ghosts
-        self._ghosts[place.queue].add(prefix_key(node), node.pages)
+        self._ghosts[place.queue].add(prefix_key(node), place.whole)
         once.trim(max(self._capacity - self.sizes[ONCE], 0))
         again.trim(max(2 * self._capacity - sum(self.sizes) - once.pages, 0))
 

@@ -19,12 +19,14 @@ class Place:
         queue: Which queue.
         rank: A number or a tuple of them, the smallest goes first; one policy uses one kind.
         pages: What it adds to the queue's size, 0 while a running sequence reads it.
+        whole: Pages when it was last released, before any were cut off.
     """
 
     hits: int = 0
     queue: int = 0
     rank: Any = 0.0
     pages: int = 0
+    whole: int = 0
 
 
 class QueuedEviction(Eviction):
@@ -91,7 +93,7 @@ class QueuedEviction(Eviction):
             place = self._places[node.serial] = Place()
         self.put(node, place)
         place.hits = node.hits
-        place.pages = node.pages
+        place.pages = place.whole = node.pages
         self.sizes[place.queue] += place.pages
         if node.is_leaf:
             self.offer(node, place)
@@ -124,7 +126,9 @@ class QueuedEviction(Eviction):
     def split(self, upper: CacheNode, lower: CacheNode) -> None:
         place = self._places.get(lower.serial)
         if place is not None and upper.serial not in self._places:
-            self._places[upper.serial] = replace(place, pages=upper.pages if place.pages else 0)
+            counted = upper.pages if place.pages else 0
+            self._places[upper.serial] = replace(place, pages=counted, whole=upper.pages)
+            place.whole -= upper.pages
             if place.pages:
                 self.sizes[place.queue] += upper.pages
                 self._recount(lower)

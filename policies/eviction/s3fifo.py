@@ -56,8 +56,8 @@ class S3Fifo(QueuedEviction):
     def gone(self, node: CacheNode, place: Place) -> None:
         del self._uses[node.serial]
         if place.queue == SMALL:
-            self._ghosts.add(prefix_key(node), node.pages)
-            self._ghosts.trim(self._ghost_share * (sum(self.sizes) + node.pages))
+            self._ghosts.add(prefix_key(node), place.whole)
+            self._ghosts.trim(self._ghost_share * (sum(self.sizes) + place.whole))
 
     def split(self, upper: CacheNode, lower: CacheNode) -> None:
         super().split(upper, lower)

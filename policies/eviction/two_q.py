@@ -37,5 +37,5 @@ class TwoQ(QueuedEviction):
 
     def gone(self, node: CacheNode, place: Place) -> None:
         if place.queue == IN:
-            self._ghosts.add(prefix_key(node), node.pages)
-            self._ghosts.trim(self._ghost_share * (sum(self.sizes) + node.pages))
+            self._ghosts.add(prefix_key(node), place.whole)
+            self._ghosts.trim(self._ghost_share * (sum(self.sizes) + place.whole))

@@ -294,14 +294,10 @@ class Scheduler:
     def _plan_chunks(self, budget: int, now: float) -> list[Chunk]:
         """Chunks of admitted prompts in order of admission, then of newly admitted ones, up to ``budget`` tokens."""
         chunks: list[Chunk] = []
-        for sequence in list(self._prefilling):
+        for sequence in self._prefilling:
             if budget == 0:
                 return chunks
-            if sequence.state is not State.RUNNING:
-                continue  # preempted by one before it
             count = self._extend(sequence, min(sequence.prefill_end - sequence.computed, budget))
-            if not count and not chunks and not self._decoding:
-                count = self._make_room(sequence, budget)
             if count:
                 chunks.append(self._chunk(sequence, count))
                 budget -= count
@@ -366,16 +362,6 @@ class Scheduler:
                 count = (sequence.held_pages + obtained) * page_size - sequence.computed
                 needed = obtained
             self.memory.extend(sequence, needed)
-        return count
-
-    def _make_room(self, sequence: Sequence, budget: int) -> int:
-        """Nothing else moves: preempt others until a prompt can go on; returns the tokens it can compute."""
-        count = 0
-        while not count and len(self._running) > 1:
-            victim = self._preempt([other for other in self._running if other is not sequence])
-            if victim.state is State.LEAVING:
-                break  # its pages come with the step in flight
-            count = self._extend(sequence, min(sequence.prefill_end - sequence.computed, budget))
         return count
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:

@@ -1,4 +1,4 @@
-"""Bodies made from our own OpenAPI schema, right ones and wrong ones: every answer is below 500, and the server lives."""
+"""Bodies made from our own OpenAPI schema, right and wrong: every answer is below 500, and the server lives."""
 
 from __future__ import annotations
 

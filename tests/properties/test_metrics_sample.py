@@ -101,9 +101,7 @@ def test_interval_of_a_difference_is_the_bootstraps(latencies, statistic, paired
         other = drawn if paired else generator.integers(0, len(a), size=len(a))
         return point(b[other]) - point(a[drawn])
 
-    interval = (
-        mean_difference(a, b, pairs) if statistic == "mean" else quantile_difference(a, b, pairs, statistic)
-    )
+    interval = mean_difference(a, b, pairs) if statistic == "mean" else quantile_difference(a, b, pairs, statistic)
     assert close(interval, resampled(redrawn, 2000), 0.15)
 
 

@@ -54,9 +54,7 @@ def test_a_summary_adds_up_whatever_happened(requests):
     summary = summarize(table(requests), slo=Slo("any", ttft_s=10, tpot_s=1), environment={}, complete=True)
     json.dumps(summary, allow_nan=False)
     counts, goodput, throughput = summary["counts"], summary["goodput"], summary["throughput"]
-    assert (
-        sum(counts[status] for status in STATUSES) == counts["requests"] == len(requests) - counts["warmup"]
-    )
+    assert sum(counts[status] for status in STATUSES) == counts["requests"] == len(requests) - counts["warmup"]
     assert counts["ok"] <= counts["sent"] <= counts["requests"]
     assert summary["metrics"]["e2e_s"]["count"] == counts["ok"]
     for metric in summary["metrics"].values():

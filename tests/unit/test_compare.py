@@ -98,9 +98,7 @@ def test_values_are_the_summaries_and_differences_are_to_the_first(runs):
     assert rows["TTFT p50"].cells[1].interval[0] > 0
     assert not rows["TPOT mean"].cells[1].significant
     hit = rows["cache hit ratio"].cells
-    assert [cell.value / 100 for cell in hit] == pytest.approx(
-        [summary["cache"]["hit_ratio"] for summary in summaries]
-    )
+    assert [cell.value / 100 for cell in hit] == pytest.approx([summary["cache"]["hit_ratio"] for summary in summaries])
     assert hit[1].significant
     attainment = rows["SLO attainment"].cells
     assert attainment[1].value / 100 == pytest.approx(summaries[1]["goodput"]["attainment"])
@@ -116,9 +114,7 @@ def test_a_copy_of_a_run_differs_in_nothing(tmp_path, runs):
 
 
 def test_other_traces_are_compared_unpaired_and_it_is_said(tmp_path, runs):
-    other = write_run(
-        tmp_path / "other", table(3, first_id=1000), complete=False, slo=Slo("fast", ttft_s=0.1)
-    )
+    other = write_run(tmp_path / "other", table(3, first_id=1000), complete=False, slo=Slo("fast", ttft_s=0.1))
     comparison, rows = rows_of([runs[0], other])
     assert comparison.paired == (True, False)
     paired_rows = rows_of(runs)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from policies.errors import PolicyError
@@ -27,19 +28,25 @@ def policy(name: str, **parameters: float) -> Eviction:
     return made
 
 
+def tokens_of(word: str) -> npt.NDArray[np.int32]:
+    return np.array([ord(letter) for letter in word], np.int32)
+
+
 class Server:
     """A cache of some pages of one token; a request is a word, its letters are its tokens."""
 
     def __init__(self, eviction: Eviction, pages: int) -> None:
         self.cache = Reporting(1, eviction)
         self.free = pages
+        self.found = 0  # words that were cached whole when they were asked
 
     def ask(self, words: str) -> None:
         for word in words.split():
-            tokens = np.frombuffer(word.encode(), np.uint8).astype(np.int32)
+            tokens = tokens_of(word)
             match = self.cache.match(tokens)
             node, _ = self.cache.lock(match)
             rest = tokens[match.tokens :]
+            self.found += not len(rest)
             if len(rest) > self.free:
                 self.free += len(self.cache.evict(len(rest) - self.free))
             if len(rest):
@@ -49,7 +56,7 @@ class Server:
 
     def has(self, words: str) -> str:
         """Those of the words that are cached whole."""
-        asked = {word: np.frombuffer(word.encode(), np.uint8).astype(np.int32) for word in words.split()}
+        asked = {word: tokens_of(word) for word in words.split()}
         return " ".join(word for word, tokens in asked.items() if self.cache.match(tokens).tokens == len(word))
 
 
@@ -182,6 +189,9 @@ def test_tlru_evicts_first_what_the_next_turn_can_spare() -> None:
     [
         ("lru_k", {"k": 0}, r"policy\.eviction\.k=0: expected at least 1"),
         ("gdsf", {"attention_tokens": 0.0}, r"attention_tokens=0\.0: expected a positive number"),
+        ("flop_aware", {"weight": -1.0}, r"weight=-1\.0: expected 0 or more"),
+        ("flop_aware", {"attention_tokens": -1.0}, r"attention_tokens=-1\.0: expected a positive number"),
+        ("lhd", {"samples": 0}, r"samples=0: expected at least 1"),
         ("ttl", {"once_s": -1.0}, r"once_s=-1\.0: expected 0 or more seconds"),
         ("sieve", {"k": 2}, r"policy\.eviction=sieve: .*Parameters of Sieve: none"),
     ],
@@ -192,7 +202,7 @@ def test_a_wrong_parameter_is_named(name: str, parameters: dict[str, float], sai
 
 
 def test_no_leaf_is_said() -> None:
-    for name in ("lfu", "sieve", "s3fifo", "wtinylfu"):
+    for name in ("lfu", "sieve", "s3fifo", "wtinylfu", "lhd"):
         with pytest.raises(LookupError, match="no leaf is released"):
             policy(name).victim()
 
@@ -215,7 +225,7 @@ def names(words: Sequence[str]) -> dict[str, bytes]:
     found, rest = {}, [("", child) for child in server.cache.root.children.values()]
     while rest:
         above, node = rest.pop()
-        text = above + bytes(np.frombuffer(node.key, np.int32).astype(np.uint8)).decode()
+        text = above + "".join(map(chr, np.frombuffer(node.key, np.int32)))
         found[text[: len(above) + 1]] = prefix_key(node)
         rest.extend((text, child) for child in node.children.values())
     return found
@@ -227,3 +237,36 @@ def test_a_node_is_named_by_where_it_begins_however_the_tree_is_cut() -> None:
     assert once["abx"] == again["abx"]
     assert once["a"] == again["a"]
     assert len(set(once.values()) | set(again.values())) == 4
+
+
+def test_hyperbolic_lets_an_old_favourite_fade() -> None:
+    assert kept(policy("hyperbolic"), 2, "a a a a b c") == "a c"
+    assert kept(policy("hyperbolic"), 2, "a a a a b c d e f g h i j") == "i j"
+    assert kept(policy("lfu"), 2, "a a a a b c d e f g h i j") == "a j"
+
+
+def test_flop_aware_weighs_depth_against_recency() -> None:
+    deep_then_flat = "xxxxxxxxa y z"
+    deep = {"attention_tokens": 2.0}
+    assert kept(policy("flop_aware", weight=2.0, **deep), 10, deep_then_flat) == "xxxxxxxxa z"
+    assert kept(policy("flop_aware", weight=0.0, **deep), 10, deep_then_flat) == "y z"
+
+
+def test_lhd_learns_what_comes_back() -> None:
+    # One word comes back after 1 to 12 others that never do: too many for the cache, if it keeps those.
+    others = iter(map(chr, range(1_000, 20_000)))
+    gaps = np.random.default_rng(0).integers(1, 13, 800).tolist()
+    asked = " ".join(" ".join(["a", *(next(others) for _ in range(gap))]) for gap in gaps)
+
+    def found(name: str) -> int:
+        server = Server(policy(name), 6)
+        server.ask(asked)
+        return server.found
+
+    assert found("lru") < 0.5 * len(gaps) < 0.8 * len(gaps) < found("lhd")
+
+
+def test_sampled_policies_draw_the_same_for_a_seed_only() -> None:
+    asked = " ".join(f"{number * 7919 % 997:03d}" for number in range(300))
+    one, again, other = (kept(policy("hyperbolic", samples=2, seed=seed), 60, asked) for seed in (0, 0, 1))
+    assert one == again != other

@@ -78,9 +78,7 @@ def test_a_closed_loop_never_has_more_sessions_open_than_users() -> None:
     roots = [i for i in range(len(trace)) if trace.parent_id[i] == NONE]
     assert len(roots) == 7
     children = trace.parent_id[trace.parent_id != NONE].tolist()
-    assert len(children) == len(set(children)), (
-        "each request is waited for by one other at most: a chain a user"
-    )
+    assert len(children) == len(set(children)), "each request is waited for by one other at most: a chain a user"
     for i in range(len(trace)):
         if trace.parent_id[i] != NONE and trace.turn[i] == 0:
             parent = row_of[int(trace.parent_id[i])]
@@ -242,9 +240,7 @@ def test_a_bad_distribution_is_named(text: str, said: str) -> None:
     st.sampled_from([0.25, 1.0, 2.0]),
     st.sampled_from([(0.0, float("inf")), (3.0, 900.0)]),
 )
-def test_a_distribution_reads_back_what_it_says(
-    shape: str, mean: int, cv: float, limits: tuple[float, float]
-) -> None:
+def test_a_distribution_reads_back_what_it_says(shape: str, mean: int, cv: float, limits: tuple[float, float]) -> None:
     made = Distribution(shape, mean, cv if shape == "lognormal" else 1.0, *limits)  # type: ignore[arg-type]
     assert Distribution.parse(str(made)) == made
 

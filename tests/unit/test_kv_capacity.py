@@ -44,9 +44,7 @@ def test_more_room_more_tokens():
     assert tokens(tp=2) > 2 * tokens()
     assert tokens(weight_dtype="fp8") > tokens()
     assert tokens(memory_fraction=0.8) < tokens()
-    assert tokens(workspace_bytes=GIB) - tokens(workspace_bytes=2 * GIB) == pytest.approx(
-        GIB / 147_456, abs=1
-    )
+    assert tokens(workspace_bytes=GIB) - tokens(workspace_bytes=2 * GIB) == pytest.approx(GIB / 147_456, abs=1)
 
 
 def test_replicated_kv_heads_hold_no_more_tokens_than_a_share():

@@ -122,9 +122,7 @@ def test_a_summary_with_a_number_that_is_none_is_refused(tmp_path):
 def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(RunError, match="nowhere: no such directory"):
         load_run(tmp_path / "nowhere")
-    with pytest.raises(
-        RunError, match=r"not a run directory: it has no config.yaml, no summary.json, no requests"
-    ):
+    with pytest.raises(RunError, match=r"not a run directory: it has no config.yaml, no summary.json, no requests"):
         load_run(tmp_path)
 
 

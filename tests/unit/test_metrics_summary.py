@@ -146,9 +146,7 @@ def test_counts_by_status_add_up_and_warm_up_is_left_out():
     assert summary["metrics"]["e2e_s"]["count"] == 70
 
 
-@pytest.mark.parametrize(
-    ("lag_s", "ttft_s", "degraded"), [(0.009, 0.5, False), (0.03, 0.5, True), (0.03, 1, False)]
-)
+@pytest.mark.parametrize(("lag_s", "ttft_s", "degraded"), [(0.009, 0.5, False), (0.03, 0.5, True), (0.03, 1, False)])
 def test_degraded_when_the_client_is_late_beyond_its_tolerance(lag_s, ttft_s, degraded):
     base = table()
     base["sent_s"] = base["arrival_s"] + lag_s

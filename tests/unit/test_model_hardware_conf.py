@@ -44,9 +44,7 @@ def test_devices_are_plausible(device):
     assert hardware.link_bandwidth < hardware.memory_bandwidth
 
 
-@pytest.mark.parametrize(
-    ("device", "copy", "product"), [("h100", 3.03e12, 806e12), ("h200", 4.26e12, 801e12)]
-)
+@pytest.mark.parametrize(("device", "copy", "product"), [("h100", 3.03e12, 806e12), ("h200", 4.26e12, 801e12)])
 def test_measured_devices_stay_below_their_measured_ceilings(device, copy, product):
     hardware = Hardware.from_config(conf("hardware", device))
     for fraction in (hardware.bandwidth_fraction, hardware.attention_bandwidth_fraction):
@@ -80,9 +78,7 @@ def test_fp8_weights_without_fp8_units_are_multiplied_in_bf16():
 )
 def test_bad_hardware_names_the_knob(change, message):
     with pytest.raises(CostConfigError, match=message):
-        build_roofline(
-            conf("model", "qwen3_8b"), {**conf("hardware", "h100"), **change}, 1, conf("cost", "roofline")
-        )
+        build_roofline(conf("model", "qwen3_8b"), {**conf("hardware", "h100"), **change}, 1, conf("cost", "roofline"))
 
 
 @pytest.mark.parametrize(
@@ -97,9 +93,7 @@ def test_bad_hardware_names_the_knob(change, message):
 )
 def test_bad_cost_options_name_the_knob(change, message):
     with pytest.raises(CostConfigError, match=message):
-        build_roofline(
-            conf("model", "qwen3_8b"), conf("hardware", "h100"), 1, {**conf("cost", "roofline"), **change}
-        )
+        build_roofline(conf("model", "qwen3_8b"), conf("hardware", "h100"), 1, {**conf("cost", "roofline"), **change})
 
 
 def test_bad_tp_names_the_knob():

@@ -114,9 +114,7 @@ def test_other_architectures():
 
 
 def test_dense_layers_among_moe_layers():
-    sparse = ModelShape.from_config(
-        {**conf("qwen3_30b_a3b"), "decoder_sparse_step": 2, "mlp_only_layers": [1]}
-    )
+    sparse = ModelShape.from_config({**conf("qwen3_30b_a3b"), "decoder_sparse_step": 2, "mlp_only_layers": [1]})
     assert sparse.moe_layers == 23
     assert sparse.dense_layers == 25
     assert sparse.parameters_by_component()["mlp"] == 25 * 3 * 2048 * 6144

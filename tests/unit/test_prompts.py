@@ -61,9 +61,7 @@ def test_every_token_but_the_first_is_the_documented_hash() -> None:
     position = 0
     for block, length in tokens:
         base = mix((block + key) & MASK)
-        want = [
-            (mix((base + j * 0x9E3779B97F4A7C15) & MASK) >> 33) * QWEN_VOCAB >> 31 for j in range(1, length)
-        ]
+        want = [(mix((base + j * 0x9E3779B97F4A7C15) & MASK) >> 33) * QWEN_VOCAB >> 31 for j in range(1, length)]
         assert made[position + 1 : position + length].tolist() == want
         position += length
 
@@ -156,9 +154,7 @@ answers = st.one_of(ids, st.just(-1))
     st.integers(0, 3),
     st.sampled_from([64, 1000]),
 )
-def test_tokens_are_shared_exactly_as_far_as_blocks(
-    rows: list[tuple[list[int], int]], seed: int, vocab: int
-) -> None:
+def test_tokens_are_shared_exactly_as_far_as_blocks(rows: list[tuple[list[int], int]], seed: int, vocab: int) -> None:
     """Prompts with their answers, pairwise: the same length by tokens and by blocks, collisions included."""
 
     def size(h: int) -> int:

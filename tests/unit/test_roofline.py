@@ -20,9 +20,7 @@ def conf(group, name):
 
 
 def roofline(model, hardware, tp=1, **cost):
-    return build_roofline(
-        conf("model", model), conf("hardware", hardware), tp, {**conf("cost", "roofline"), **cost}
-    )
+    return build_roofline(conf("model", model), conf("hardware", hardware), tp, {**conf("cost", "roofline"), **cost})
 
 
 def decode(batch, context):
@@ -59,9 +57,7 @@ def test_linear_layers_of_qwen3_8b_as_measured(hardware, batch, measured_ms, tol
     assert seconds * 1e3 == pytest.approx(measured_ms, rel=tolerance)
 
 
-@pytest.mark.parametrize(
-    ("batch", "context", "measured_us"), [(64, 600, 70), (256, 600, 226), (256, 1000, 361)]
-)
+@pytest.mark.parametrize(("batch", "context", "measured_us"), [(64, 600, 70), (256, 600, 226), (256, 1000, 361)])
 def test_decode_attention_as_measured(batch, context, measured_us):
     layer_s = roofline("qwen3_8b", "h100").decode_attention_s(batch * context) / 36
     assert layer_s * 1e6 == pytest.approx(measured_us, rel=0.1)
@@ -130,9 +126,7 @@ def test_every_attention_call_has_its_fixed_part():
 def test_padding_costs_rows_but_no_context():
     cost = roofline("qwen3_8b", "h100")
     exact = cost.step_s(StepShape(decode_sequences=200, decode_rows=200, decode_context=100_000, sampled=200))
-    padded = cost.step_s(
-        StepShape(decode_sequences=200, decode_rows=256, decode_context=100_000, sampled=200)
-    )
+    padded = cost.step_s(StepShape(decode_sequences=200, decode_rows=256, decode_context=100_000, sampled=200))
     assert exact < padded < exact + cost.linear_s(256, 200) - cost.linear_s(200, 200) + 1e-3
 
 
@@ -177,9 +171,7 @@ def test_launches_cost_cpu_time_per_kernel_without_a_graph():
     assert cost.launch_s(prefill(1, 100), graph=False) == eager
     mixed = StepShape(1, 8, 36, 8, 1, 1, 9, 2)
     assert cost.launch_s(mixed, graph=False) == pytest.approx(eager + 36 * 4e-6)
-    assert roofline("qwen3_8b", "h100", 2).launch_s(decode(8, 100), graph=False) == pytest.approx(
-        eager + 73 * 4e-6
-    )
+    assert roofline("qwen3_8b", "h100", 2).launch_s(decode(8, 100), graph=False) == pytest.approx(eager + 73 * 4e-6)
 
 
 def test_decode_s_takes_integer_arrays_and_returns_float64():
@@ -193,7 +185,5 @@ def test_decode_s_takes_integer_arrays_and_returns_float64():
 def test_an_unknown_dtype_is_refused():
     model = ModelShape.from_config(conf("model", "qwen3_8b"))
     hardware = Hardware.from_config(conf("hardware", "h100"))
-    with pytest.raises(
-        CostConfigError, match=r"cost\.weight_dtype='int8' is unknown: choose among bf16, fp8, fp32"
-    ):
+    with pytest.raises(CostConfigError, match=r"cost\.weight_dtype='int8' is unknown: choose among bf16, fp8, fp32"):
         Roofline(model, hardware, weight_dtype="int8")

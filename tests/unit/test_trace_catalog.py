@@ -211,17 +211,13 @@ def test_find_wants_all_files_of_a_directory(tmp_path):
 def test_fetch_lays_files_where_find_looks(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(catalog.SEARCH_VARIABLE, raising=False)
-    monkeypatch.setattr(
-        download, "_transfer", lambda file, partial, *_: partial.write_bytes(file.url.encode())
-    )
+    monkeypatch.setattr(download, "_transfer", lambda file, partial, *_: partial.write_bytes(file.url.encode()))
     monkeypatch.setattr(download, "_fault", lambda file, path: "")
     assert catalog.fetch("claude_code_sample") == catalog.find("claude_code_sample")
 
 
 def test_unknown_name():
-    with pytest.raises(
-        TraceError, match=r"'mooncake_conversatio' is not in the catalogue, .* mooncake_conversation"
-    ):
+    with pytest.raises(TraceError, match=r"'mooncake_conversatio' is not in the catalogue, .* mooncake_conversation"):
         catalog.lookup("mooncake_conversatio")
 
 

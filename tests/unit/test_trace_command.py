@@ -33,17 +33,13 @@ def made(tmp_path: Path) -> tuple[Trace, str]:
     return trace, str(path)
 
 
-def test_stats_prints_the_table_and_the_windows(
-    made: tuple[Trace, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stats_prints_the_table_and_the_windows(made: tuple[Trace, str], capsys: pytest.CaptureFixture[str]) -> None:
     trace, path = made
     assert main(["stats", path, "--window-s", "50"]) == 0
     out = capsys.readouterr().out
     assert "Trace made" in out
     assert re.search(r"requests +│ 300 ", out)
-    assert re.search(
-        rf"max.*\n.*\n.*prompt .* {trace.prompt_tokens.max():,} .* {trace.prompt_tokens.sum():,} ", out
-    )
+    assert re.search(rf"max.*\n.*\n.*prompt .* {trace.prompt_tokens.max():,} .* {trace.prompt_tokens.sum():,} ", out)
     assert re.search(r"ideal prefix hit ratio +│ \d\d\.\d %", out)
     assert re.search(r"│ +50 │ +\d+ │ +\d\d\.\d % │", out)
     assert "Note: generated: requests=300" in out
@@ -196,9 +192,7 @@ def test_fetch_shows_progress_and_says_where_it_lies(
     assert f"azure_code_2023: {tmp_path}/azure_code_2023\n" in out
 
 
-def test_fetch_checks_all_names_first(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fetch_checks_all_names_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(catalog, "fetch", lambda *_: pytest.fail("downloaded before the names were checked"))
     assert main(["fetch", "azure_conv_2023", "azure_conv_1999"]) == 2
     assert "azure_conv_1999" in capsys.readouterr().err
@@ -236,16 +230,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 def test_a_wrong_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.jsonl"
-    bad.write_text(
-        '{"arrival_s": 0, "prompt_tokens": 3, "output_tokens": 2}\n{"arrival_s": 1, "prompt_tokens": 0}\n'
-    )
+    bad.write_text('{"arrival_s": 0, "prompt_tokens": 3, "output_tokens": 2}\n{"arrival_s": 1, "prompt_tokens": 0}\n')
     assert main(["stats", str(bad)]) == 2
     assert re.search(r"bad\.jsonl.*2", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    "words", [["convert", "a", "b", "--head", "x"], ["convert", "a", "b", "--window", "3"], []]
-)
+@pytest.mark.parametrize("words", [["convert", "a", "b", "--head", "x"], ["convert", "a", "b", "--window", "3"], []])
 def test_a_flag_that_cannot_be_read_is_exit_code_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(words)

@@ -94,9 +94,7 @@ def test_fine_timestamps_are_left_alone(tmp_path):
 
 def test_64_bit_ids(tmp_path):
     top = 2**64 - 2
-    path = lines(
-        tmp_path / "a.jsonl", mooncake(0, 1024, hash_ids=[2**63 - 1, top]), mooncake(9, 1, hash_ids=[top])
-    )
+    path = lines(tmp_path / "a.jsonl", mooncake(0, 1024, hash_ids=[2**63 - 1, top]), mooncake(9, 1, hash_ids=[top]))
     trace = read(path)
     assert trace.block_id.astype(np.uint64).tolist() == [2**63 - 1, top, top]
     assert not set(trace.output_id.tolist()) & set(trace.block_id.tolist())
@@ -272,9 +270,7 @@ def test_claude_code_session(tmp_path):
     trace = read(lines(tmp_path / "s.json", json.dumps(claude_session())))
     assert trace.arrival_s.tolist() == [0.0, 9.0, 12.0, 15.0, 30.0], "a sub-agent's t is when it had ended"
     assert trace.request_id.tolist() == [0, 1, 2, 3, 4]
-    assert trace.parent_id.tolist() == [-1, 0, 1, 2, 1], (
-        "the sub-agent's chain waits for the request before it"
-    )
+    assert trace.parent_id.tolist() == [-1, 0, 1, 2, 1], "the sub-agent's chain waits for the request before it"
     assert trace.think_s.tolist() == [0.0, 7.0, 1.0, 1.0, 19.0]
     assert trace.session_id.tolist() == [0] * 5
     assert trace.turn.tolist() == [0, 1, 2, 3, 4]
@@ -311,9 +307,7 @@ def test_claude_code_real_figures():
 
 def servegen(folder: Path, rate: float = 2.0) -> Path:
     folder.mkdir(exist_ok=True)
-    rows = [
-        f"{600 * i},{rate},1.0,Gamma,1.0,{1 / rate}" if i % 2 else f"{600 * i},0,0,,0,0" for i in range(12)
-    ]
+    rows = [f"{600 * i},{rate},1.0,Gamma,1.0,{1 / rate}" if i % 2 else f"{600 * i},0,0,,0,0" for i in range(12)]
     lines(folder / "chunk-3-trace.csv", *rows)
     data = {
         "0": {
@@ -365,9 +359,7 @@ BLIS = (
 )
 
 
-def blis_row(
-    request: int, session: str, turn: int, group: str, tokens: int, arrival: int, deadline: int = 0
-) -> str:
+def blis_row(request: int, session: str, turn: int, group: str, tokens: int, arrival: int, deadline: int = 0) -> str:
     prefix = 100 if group else 0
     return (
         f"{request},c,t,batch,{session},{turn},{group},{prefix},false,{tokens},5,{tokens},0,0,0,0,,{deadline},"
@@ -528,9 +520,7 @@ def test_bad_calls(tmp_path):
         read(tmp_path / "b.jsonl")
     with pytest.raises(TraceError, match="format 'monocake' is unknown, expected one of native, mooncake"):
         read(path, format="monocake")
-    with pytest.raises(
-        TraceError, match="option spred_ticks is unknown to the mooncake reader, it has: spread_ticks"
-    ):
+    with pytest.raises(TraceError, match="option spred_ticks is unknown to the mooncake reader, it has: spread_ticks"):
         read(path, spred_ticks=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(TraceError, match="no known trace format"):

@@ -19,9 +19,7 @@ from traces.stats import describe, ideal_cached_tokens
 Prompt = list[tuple[int, int]]  # (block id, tokens)
 
 
-def make_trace(
-    prompts: list[Prompt], outputs: list[tuple[int, int]] | None = None, block_size: int = 0
-) -> Trace:
+def make_trace(prompts: list[Prompt], outputs: list[tuple[int, int]] | None = None, block_size: int = 0) -> Trace:
     counts = np.array([len(p) for p in prompts])
     flat = np.array([block for p in prompts for block in p], np.int64).reshape(-1, 2)
     answers = np.array(outputs or [(-1, 8)] * len(prompts))
@@ -47,9 +45,7 @@ def real(name: str) -> Trace:
 
 def test_blocks_hit_only_after_the_same_prefix() -> None:
     """Block 2 after block 9 is another prefix than block 2 after block 1, although the ids are equal."""
-    trace = make_trace(
-        [[(1, 4), (2, 4), (3, 4)], [(1, 4), (2, 4), (4, 4)], [(9, 4), (2, 4)], [(9, 4), (2, 4), (5, 1)]]
-    )
+    trace = make_trace([[(1, 4), (2, 4), (3, 4)], [(1, 4), (2, 4), (4, 4)], [(9, 4), (2, 4)], [(9, 4), (2, 4), (5, 1)]])
     assert ideal_cached_tokens(trace).tolist() == [0, 8, 0, 8]
 
 
@@ -58,9 +54,7 @@ def test_the_last_token_is_always_computed() -> None:
 
 
 def test_an_answer_is_cached_but_for_its_last_token() -> None:
-    trace = make_trace(
-        [[(1, 10)], [(1, 10), (2, 6), (3, 5)], [(1, 10), (2, 6), (4, 5)]], [(2, 6), (-1, 1), (-1, 1)]
-    )
+    trace = make_trace([[(1, 10)], [(1, 10), (2, 6), (3, 5)], [(1, 10), (2, 6), (4, 5)]], [(2, 6), (-1, 1), (-1, 1)])
     assert ideal_cached_tokens(trace).tolist() == [0, 15, 16]
 
 
@@ -97,9 +91,7 @@ def longest_cached(tokens: np.ndarray, cache: list[np.ndarray]) -> int:
     ),
     st.randoms(use_true_random=False),
 )
-def test_the_ideal_is_what_comparing_all_tokens_finds(
-    rows: list[tuple[list[int], int]], random: object
-) -> None:
+def test_the_ideal_is_what_comparing_all_tokens_finds(rows: list[tuple[list[int], int]], random: object) -> None:
     """Blocks against tokens: prompts, and answers but for their last token, served in any order."""
     trace = make_trace([[(h, h + 1) for h in blocks] for blocks, _ in rows], [(o, o + 1) for _, o in rows])
     order = list(range(len(rows)))
@@ -147,9 +139,7 @@ def test_sessions_and_followups_of_a_generated_trace() -> None:
     assert (stats.followups, stats.chained) == (later, later)
     assert stats.sessions == len(np.unique(trace.session_id))
     assert stats.turns == pytest.approx(2000 / stats.sessions)
-    assert stats.ideal_hit_ratio == pytest.approx(
-        ideal_cached_tokens(trace).sum() / trace.prompt_tokens.sum()
-    )
+    assert stats.ideal_hit_ratio == pytest.approx(ideal_cached_tokens(trace).sum() / trace.prompt_tokens.sum())
 
 
 def test_one_request_and_all_at_once_have_no_rate() -> None:

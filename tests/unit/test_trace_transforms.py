@@ -42,9 +42,7 @@ def chain(n: int = 6, **columns: object) -> Trace:
 
 
 def linked(n: int = 6) -> Trace:
-    return chain(
-        n, parent_id=np.arange(n) - 1, think_s=np.full(n, 0.5), session_id=np.zeros(n), turn=np.arange(n)
-    )
+    return chain(n, parent_id=np.arange(n) - 1, think_s=np.full(n, 0.5), session_id=np.zeros(n), turn=np.arange(n))
 
 
 def test_window_begins_at_its_start_and_drops_links_that_lead_out():
@@ -78,9 +76,7 @@ def test_at_rate_is_the_mean_rate_between_first_and_last():
 
 def test_every_transform_leaves_a_note_and_its_input_alone():
     trace = linked()
-    before = {
-        name: getattr(trace, name).copy() for name in ("arrival_s", "parent_id", "block_id", "block_tokens")
-    }
+    before = {name: getattr(trace, name).copy() for name in ("arrival_s", "parent_id", "block_id", "block_tokens")}
     results = (
         transforms.window(trace, 0, 9),
         transforms.head(trace, 3),
@@ -155,14 +151,10 @@ def test_merge_keeps_two_traces_apart():
     assert both.block_size == 4
     runs = [set(), set()]
     for row in range(12):
-        runs[both.session_id[row]] |= set(
-            both.block_id[both.block_start[row] : both.block_start[row + 1]].tolist()
-        )
+        runs[both.session_id[row]] |= set(both.block_id[both.block_start[row] : both.block_start[row + 1]].tolist())
         runs[both.session_id[row]].add(int(both.output_id[row]))
     assert not runs[0] & runs[1]
-    assert [len(run) for run in runs] == [
-        len(set(trace.block_id.tolist()) | set(trace.output_id.tolist()))
-    ] * 2
+    assert [len(run) for run in runs] == [len(set(trace.block_id.tolist()) | set(trace.output_id.tolist()))] * 2
 
 
 def test_cap_lengths_trims_blocks_from_the_end():

@@ -57,12 +57,8 @@ FORMATS = {
     "burstgpt": Format(burstgpt.recognise, burstgpt.read, "BurstGPT: CSV"),
     "vidur": Format(vidur.recognise, vidur.read, "Vidur processed traces: CSV"),
     "blis": Format(blis.recognise, blis.read, "BLIS (inference-sim) trace v2: CSV with a YAML header"),
-    "servegen": Format(
-        servegen.recognise, servegen.read, "ServeGen client models: a directory, to generate from"
-    ),
-    "claude_code": Format(
-        claude_code.recognise, claude_code.read, "Claude Code sessions: JSON, or a directory"
-    ),
+    "servegen": Format(servegen.recognise, servegen.read, "ServeGen client models: a directory, to generate from"),
+    "claude_code": Format(claude_code.recognise, claude_code.read, "Claude Code sessions: JSON, or a directory"),
 }
 
 

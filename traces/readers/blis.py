@@ -58,14 +58,10 @@ def read(source: Source) -> Trace:
         TraceError: A line is wrong.
     """
     names = source.csv_fields()
-    table = columns(
-        source, {**_REQUIRED, **{name: kind for name, kind in _OPTIONAL.items() if name in names}}
-    )
+    table = columns(source, {**_REQUIRED, **{name: kind for name, kind in _OPTIONAL.items() if name in names}})
     n = len(table["input_tokens"])
     for name, kind in _OPTIONAL.items():
-        table.setdefault(
-            name, np.full(n, "", dtype=object) if kind == "text" else np.zeros(n, dtype=np.int64)
-        )
+        table.setdefault(name, np.full(n, "", dtype=object) if kind == "text" else np.zeros(n, dtype=np.int64))
     for name in (
         "round_index",
         "input_tokens",
@@ -118,9 +114,7 @@ def _accumulates(source: Source) -> bool:
             except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
                 raise TraceError(f"{path}: bad header: {error}") from None
             if growth not in ("", "accumulate"):
-                raise TraceError(
-                    f"{path}: session_context_growth is {growth!r}, expected accumulate or nothing"
-                )
+                raise TraceError(f"{path}: session_context_growth is {growth!r}, expected accumulate or nothing")
             return bool(growth)
     return False
 

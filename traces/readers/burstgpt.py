@@ -48,9 +48,7 @@ def read(source: Source) -> Trace:
     stamp, output = table["Timestamp"], table[OUTPUT]
     source.require(np.isfinite(stamp) & (stamp >= 0), "Timestamp", stamp, "0 s or more", preamble=1)
     source.require(output >= 0, OUTPUT, output, "0 tokens or more", preamble=1)
-    source.require(
-        (table[PROMPT] >= 1) | (output == 0), PROMPT, table[PROMPT], "at least 1 token", preamble=1
-    )
+    source.require((table[PROMPT] >= 1) | (output == 0), PROMPT, table[PROMPT], "at least 1 token", preamble=1)
     answered = output > 0
     failed = len(output) - int(answered.sum())
     if failed == len(output):

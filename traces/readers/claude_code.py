@@ -58,9 +58,7 @@ class _Rows:
 def recognise(source: Source) -> bool:
     """Whether a file is a session, or the first JSON file of a directory is."""
     members = source.members(".json")[:1] if source.is_folder else [source]
-    return any(
-        b'"requests"' in m.head and b'"hash_ids"' in m.head and m.head.lstrip()[:1] == b"{" for m in members
-    )
+    return any(b'"requests"' in m.head and b'"hash_ids"' in m.head and m.head.lstrip()[:1] == b"{" for m in members)
 
 
 def read(source: Source) -> Trace:

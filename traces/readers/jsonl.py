@@ -52,9 +52,7 @@ def decode_error(source: Source, number: int, line: bytes, error: Exception) -> 
         return source.error(number, f"field {place['field']}: {said}" if place else said)
     for word in (b"NaN", b"Infinity"):
         if word in line:
-            return source.error(
-                number, f"bad JSON: {word.decode()} is not a JSON number, expected a finite one"
-            )
+            return source.error(number, f"bad JSON: {word.decode()} is not a JSON number, expected a finite one")
     return source.error(number, f"bad JSON: {message}, expected one JSON object a line")
 
 

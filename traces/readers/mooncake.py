@@ -97,9 +97,7 @@ def read(source: Source, *, spread_ticks: bool = True, seed: int = 0, block_size
         blocks = accumulate(blocks, adds, turn, parent, output_id, output)
         prompt = np.add.reduceat(blocks.tokens, blocks.start[:-1])
         block_size = 0
-        notes += (
-            "prompts: a session's lines hold what each turn adds, so the turns before were put in front",
-        )
+        notes += ("prompts: a session's lines hold what each turn adds, so the turns before were put in front",)
     return Trace.build(
         source.name,
         arrival_s=_after_parents(arrival, parent, think),

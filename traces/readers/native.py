@@ -168,9 +168,7 @@ def _read_parquet(source: Source) -> Trace:
             lists[name] = Runs(counts.astype(np.int64), column.flatten().to_numpy(zero_copy_only=False))
         else:
             table[name] = column.to_numpy(zero_copy_only=False)
-    return _assemble(
-        source, header, table, lists, lambda row, said: TraceError(f"{source.path}, row {row}: {said}")
-    )
+    return _assemble(source, header, table, lists, lambda row, said: TraceError(f"{source.path}, row {row}: {said}"))
 
 
 def _assemble(
@@ -195,9 +193,7 @@ def _assemble(
     if "hash_ids" in lists:
         size = header.block_size
         if size < 1:
-            raise TraceError(
-                f"{source.path}: block_size is {size}, expected how many tokens each of hash_ids names"
-            )
+            raise TraceError(f"{source.path}: block_size is {size}, expected how many tokens each of hash_ids names")
         counts, ids = lists["hash_ids"]
         needed = -(-prompt // size)
         if not (counts == needed).all():

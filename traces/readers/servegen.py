@@ -99,9 +99,7 @@ def read(
             tenants.append(np.full(len(times), client))
     total = sum(map(len, arrivals))
     if not total:
-        raise TraceError(
-            f"{source.path}: no request from {start_s:g} s for {duration_s:g} s: take another window"
-        )
+        raise TraceError(f"{source.path}: no request from {start_s:g} s for {duration_s:g} s: take another window")
     order = np.argsort(np.concatenate(arrivals), kind="stable")
     return Trace.build(
         source.name,
@@ -125,9 +123,7 @@ def _windows(file: Source, start_s: float, end_s: float) -> list[tuple[float, fl
     file.require(idle | np.isin(patterns, list(MIN_SHAPE)), "pattern", patterns, " or ".join(MIN_SHAPE))
     file.require(idle | ((rates > 0) & (rates <= MAX_RATE)), "rate", rates, f"up to {MAX_RATE:g} requests/s")
     least = np.where(patterns == "Gamma", MIN_SHAPE["Gamma"], MIN_SHAPE["Weibull"])
-    file.require(
-        idle | ((shapes >= least) & np.isfinite(shapes)), "shape", shapes, f"one of {MIN_SHAPE} or more"
-    )
+    file.require(idle | ((shapes >= least) & np.isfinite(shapes)), "shape", shapes, f"one of {MIN_SHAPE} or more")
     last = begins[-1] + (begins[-1] - begins[-2] if len(begins) > 1 else np.inf)
     ends = np.append(begins[1:], last).clip(max=end_s)
     rows = np.flatnonzero(~idle & (ends > start_s) & (begins < end_s))
@@ -155,9 +151,7 @@ def _renewals(rng: np.random.Generator, pattern: str, shape: float, rate: float,
 def _read_lengths(source: Source, client: int) -> dict[int, tuple[_Histogram, _Histogram]]:
     files = source.members(f"chunk-{client}-dataset.json")
     if not files:
-        raise TraceError(
-            f"{source.path}: chunk-{client}-dataset.json is missing beside chunk-{client}-trace.csv"
-        )
+        raise TraceError(f"{source.path}: chunk-{client}-dataset.json is missing beside chunk-{client}-trace.csv")
     try:
         windows = msgspec.json.decode(files[0].content(), type=dict[int, _Lengths])
     except msgspec.MsgspecError as error:
@@ -179,9 +173,7 @@ def _histogram(file: Source, begin: int, name: str, text: str) -> _Histogram | N
     try:
         pairs = np.array(cells, dtype=np.float64).reshape(-1, 2)
     except ValueError:
-        raise TraceError(
-            f"{file.path}, window {begin}: {name} is {text[:40]!r}, expected {{tokens: share}}"
-        ) from None
+        raise TraceError(f"{file.path}, window {begin}: {name} is {text[:40]!r}, expected {{tokens: share}}") from None
     weights = pairs[:, 1]
     if not (np.isfinite(pairs).all() and (pairs >= 0).all() and weights.sum() > 0):
         raise TraceError(f"{file.path}, window {begin}: {name} has a share that is negative or not a number")

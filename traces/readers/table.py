@@ -74,10 +74,7 @@ def columns(
         raise _located(source, kinds, header, skip) or TraceError(f"{source.path}: {error}") from None
     if table.num_rows == 0:
         raise _empty(source)
-    return {
-        name: _labels(table[name]) if kind == "label" else table[name].to_numpy()
-        for name, kind in kinds.items()
-    }
+    return {name: _labels(table[name]) if kind == "label" else table[name].to_numpy() for name, kind in kinds.items()}
 
 
 def _labels(column: Any) -> np.ndarray[Any, Any]:
@@ -100,9 +97,7 @@ def _time_type(source: Source) -> Any:
     return pa.timestamp("ns", tz="UTC") if zoned else pa.timestamp("ns")
 
 
-def _located(
-    source: Source, kinds: Mapping[str, Kind], header: tuple[str, ...] | None, skip: int
-) -> TraceError | None:
+def _located(source: Source, kinds: Mapping[str, Kind], header: tuple[str, ...] | None, skip: int) -> TraceError | None:
     """Read again, slowly, to name the line and the field that Arrow stumbled over."""
     import pyarrow as pa
 
