@@ -16,8 +16,6 @@ from traces.schema import offsets
 if TYPE_CHECKING:
     from traces.schema import FloatArray, IntArray, Trace
 
-NEVER_YET = -1
-
 
 @dataclass(frozen=True, eq=False)
 class Accesses:

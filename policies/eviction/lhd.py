@@ -32,7 +32,7 @@ class Lhd(SampledEviction):
         self._events = 0
 
     def least(self, leaves: Sequence[CacheNode]) -> CacheNode:
-        return min(leaves, key=lambda node: (self._density(node), -self.age(node), node.serial))
+        return min(leaves, key=self._worth)
 
     def used(self, node: CacheNode, age: int) -> None:
         self._count(self._hits, node.hits - 1, age)
@@ -41,8 +41,9 @@ class Lhd(SampledEviction):
         self._count(self._evictions, node.hits, self.age(node))
         super().removed(node)
 
-    def _density(self, node: CacheNode) -> float:
-        return self._densities[_class(node.hits)][_bin(self.age(node))]
+    def _worth(self, node: CacheNode) -> tuple[float, int, int]:
+        age = self.age(node)
+        return self._densities[_class(node.hits)][_bin(age)], -age, node.serial
 
     def _count(self, counts: list[list[float]], uses: int, age: int) -> None:
         counts[_class(uses)][_bin(age)] += 1

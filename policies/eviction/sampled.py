@@ -12,10 +12,10 @@ from policies.views import CacheNode
 
 
 class SampledEviction(Eviction):
-    """Evicts the least worthy of some leaves, drawn by a fixed hash; of all leaves where they are few.
+    """Evicts the least worthy of some leaves, spread evenly from a drawn one on; of all leaves where they are few.
 
     Args:
-        samples: How many leaves to compare.
+        samples: How many leaves to compare, at least; never twice as many.
         seed: Another seed, other draws.
 
     Raises:
@@ -77,11 +77,12 @@ class SampledEviction(Eviction):
             self._last.setdefault(upper.serial, self._last[lower.serial])
 
     def _sample(self) -> list[CacheNode]:
-        count = len(self._leaves)
-        if count <= self._samples:
+        """Every so many-th leaf, from a drawn one on."""
+        step = len(self._leaves) // self._samples
+        if step < 2:
             return self._leaves
         self._draws += 1
-        return [self._leaves[mix(self._seed, self._draws, draw) % count] for draw in range(self._samples)]
+        return self._leaves[mix(self._seed, self._draws) % step :: step]
 
     def _add(self, node: CacheNode) -> None:
         self._index[node.serial] = len(self._leaves)

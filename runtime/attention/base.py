@@ -32,17 +32,28 @@ class AttentionMetadata:
 
 
 class AttentionStep(ABC):
-    """Attention for one step, planned; the forward pass is handed it."""
+    """Attention for one step, planned; the forward pass is handed it.
+
+    Args:
+        kv: (layers, 2, slots, KV heads, head_dim): the KV pool, keys at 0 and values at 1.
+        slots: (tokens,) int64: where each computed token's KV goes.
+    """
+
+    def __init__(self, kv: Tensor, slots: Tensor) -> None:
+        self._kv = kv
+        self.slots = slots
+
+    def kv(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values in the KV pool: (slots, KV heads, head_dim) each."""
+        return self._kv[layer, 0], self._kv[layer, 1]
 
     @abstractmethod
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the step's keys and values in the KV pool, then attend causally over each sequence's KV.
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        """Attend causally over each sequence's KV, the step's own stored already.
 
         Args:
             layer: Number of the layer.
             q: (tokens, heads, head_dim), rotated; tokens of all sequences, in their order.
-            k: (tokens, KV heads, head_dim), rotated.
-            v: The same shape.
 
         Returns:
             (tokens, heads, head_dim).

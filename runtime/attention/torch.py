@@ -72,16 +72,13 @@ class _TorchStep(AttentionStep):
     def __init__(
         self, kv: Tensor, page_size: int, slots: Tensor, chunks: list[_Chunk], groups: list[_DecodeGroup]
     ) -> None:
-        self._kv = kv
+        super().__init__(kv, slots)
         self._page_size = page_size
-        self._slots = slots
         self._chunks = chunks
         self._groups = groups
 
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self._kv[layer]
-        keys[self._slots] = k
-        values[self._slots] = v
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        keys, values = self.kv(layer)
         out = torch.empty_like(q)
         for chunk in self._chunks:
             # (1, heads, tokens, head_dim)

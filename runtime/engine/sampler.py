@@ -11,6 +11,7 @@ from torch import Tensor
 
 from policies.hashing import mix
 from runtime.engine.params import GREEDY, SamplingParams
+from runtime.transfer import to_device
 from runtime.scheduler.batch import Batch
 from runtime.scheduler.sequence import Sequence
 
@@ -248,7 +249,7 @@ class Sampler:
         scores[index] = penalised - frequency * counts - presence * (counts > 0)
 
     def _put(self, *arrays: npt.NDArray[np.generic]) -> list[Tensor]:
-        return [torch.from_numpy(array).to(self._device) for array in arrays]
+        return [to_device(self._device, array)[0] for array in arrays]
 
 
 def draw(

@@ -15,12 +15,13 @@ from torch import Tensor
 from runtime.attention.base import Attention, AttentionMetadata
 from runtime.attention.torch import TorchAttention
 from runtime.distributed import Communicator, SingleCommunicator, TorchCommunicator
-from runtime.engine.engine import Engine, StepResult, TokenLogprobs
+from runtime.engine.engine import Engine, StepResult
 from runtime.engine.inputs import StepInputs, step_inputs
 from runtime.engine.memory import kv_pool
 from runtime.engine.params import SamplingParams
 from runtime.engine.place import EnginePlace
-from runtime.engine.sampler import Sampled, Sampler, SamplingPlan
+from runtime.engine.results import token_logprobs
+from runtime.engine.sampler import Sampler, SamplingPlan
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig, load_model_config, model_folder
 from runtime.models.decoder import CausalLm
@@ -100,19 +101,10 @@ class TorchEngine(Engine[Ticket]):
         sampled = self._sampler.sample(logits, plan)
         self._last_token[rows[self._put(inputs.sampled)]] = sampled.tokens
         foretold = plan.forced is not None and bool((plan.forced >= 0).all())
-        return StepResult(None if foretold else sampled.tokens.tolist(), _logprobs(sampled, plan.logprobs))
+        return StepResult(None if foretold else sampled.tokens.tolist(), token_logprobs(sampled, plan.logprobs))
 
     def _put(self, array: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
-
-
-def _logprobs(sampled: Sampled, wanted: list[int] | None) -> list[TokenLogprobs | None]:
-    if wanted is None or sampled.logprobs is None or sampled.top_ids is None or sampled.top_logprobs is None:
-        return []
-    each = zip(wanted, sampled.logprobs.tolist(), sampled.top_ids.tolist(), sampled.top_logprobs.tolist(), strict=True)
-    return [
-        None if count < 0 else TokenLogprobs(mine, ids[:count], values[:count]) for count, mine, ids, values in each
-    ]
 
 
 def load_model(
@@ -140,13 +132,52 @@ def load_model(
     return model
 
 
-def build(options: Mapping[str, Any], place: EnginePlace) -> TorchEngine:
+def make_engine(
+    config: ModelConfig,
+    model: CausalLm,
+    placement: Placement,
+    scheduler: SchedulerConfig,
+    table: npt.NDArray[np.int32],
+    *,
+    attention: str = "auto",
+    cuda_graph: bool = True,
+) -> Engine[Any]:
+    """The engine for a device.
+
+    Args:
+        config: The model's shape.
+        model: Its weights filled in.
+        placement: Where it is.
+        scheduler: Sizes.
+        table: (max_running, max_row_pages) int32: the scheduler's page table.
+        attention: ``torch``, ``flashinfer``, or ``auto``: FlashInfer for half precision on a GPU, else PyTorch.
+        cuda_graph: Whether decodes run as CUDA graphs where FlashInfer attends.
+
+    Raises:
+        ValueError: There is no such attention, or not for this device and dtype.
+    """
+    fast = placement.device.type == "cuda" and placement.dtype != torch.float32
+    if attention not in ("auto", "flashinfer", "torch"):
+        raise ValueError(f"engine.options.attention={attention}: one of auto, flashinfer, torch")
+    if attention == "flashinfer" and not fast:
+        raise ValueError(
+            f"engine.options.attention=flashinfer: it needs half precision on a GPU, not {placement.dtype} on "
+            f"{placement.device.type}; take auto"
+        )
+    if attention == "torch" or not fast:
+        return TorchEngine(config, model, placement, scheduler, table)
+    from runtime.engine.cuda_engine import CudaEngine  # FlashInfer is not there on a machine without a GPU
+
+    return CudaEngine(config, model, placement, scheduler, table, cuda_graph=cuda_graph)
+
+
+def build(options: Mapping[str, Any], place: EnginePlace) -> Engine[Any]:
     """An engine from plain configuration, for a worker process.
 
     Args:
         options: ``model``: a checkpoint's folder, or the fields of a Hugging Face config; ``seed``: where given, random
             weights; ``device``: ``cpu`` or ``cuda``; ``dtype``: where given, other than the model's own; ``threads``:
-            CPU threads of an operation.
+            CPU threads of an operation; ``attention`` and ``cuda_graph``: see :func:`make_engine`.
         place: The worker's.
 
     Raises:
@@ -161,7 +192,8 @@ def build(options: Mapping[str, Any], place: EnginePlace) -> TorchEngine:
     dtype: torch.dtype = getattr(torch, options.get("dtype") or config.dtype)
     placement = Placement(_connect(place, device), device, dtype)
     model = load_model(options["model"], config, placement, options.get("seed"))
-    return TorchEngine(config, model, placement, place.scheduler, place.table)
+    chosen = {name: options[name] for name in ("attention", "cuda_graph") if name in options}
+    return make_engine(config, model, placement, place.scheduler, place.table, **chosen)
 
 
 def _connect(place: EnginePlace, device: torch.device) -> Communicator:

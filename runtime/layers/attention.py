@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from runtime.attention.base import AttentionStep
+from runtime.kernels import HeadNorms
 from runtime.layers.linear import ColumnLinear, Output, RowLinear, split_output
 from runtime.layers.norm import RmsNorm
 from runtime.layers.parts import Placement
@@ -57,6 +58,7 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self._layer = layer
+        self._kernels = placement.kernels
         self._head_dim = config.head_dim
         placement.share("num_attention_heads", config.num_attention_heads)
         width = config.num_attention_heads * config.head_dim
@@ -65,7 +67,6 @@ class SelfAttention(nn.Module):
             kv_output(config, placement, "k_proj"),
             kv_output(config, placement, "v_proj"),
         ]
-        self._widths = [output.count for output in outputs]
         self.qkv_proj = ColumnLinear(placement, config.hidden_size, outputs, bias=qkv_bias)
         self.o_proj = RowLinear(placement, width, config.hidden_size, bias=output_bias)
         self.q_norm = RmsNorm(placement, config.head_dim, config.rms_norm_eps) if qk_norm else None
@@ -73,10 +74,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation, attention: AttentionStep) -> Tensor:
         """(tokens, hidden_size) to the same."""
-        heads = (-1, self._head_dim)
-        q, k, v = (part.unflatten(-1, heads) for part in self.qkv_proj(x).split(self._widths, dim=-1))
+        qkv = self.qkv_proj(x).unflatten(-1, (-1, self._head_dim))
+        norms = None
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        out = attention.forward(self._layer, rotation.apply(q), rotation.apply(k), v)
+            norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
+        keys, values = attention.kv(self._layer)
+        q = self._kernels.rotate_and_store(qkv, norms, rotation.cos, rotation.sin, keys, values, attention.slots)
+        out = attention.attend(self._layer, q)
         result: Tensor = self.o_proj(out.flatten(-2))
         return result

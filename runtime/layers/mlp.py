@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from runtime.layers.linear import ColumnLinear, RowLinear, split_output
 from runtime.layers.parts import Placement
-
-
-def silu_and_mul(x: Tensor) -> Tensor:
-    """(..., 2 * width), gate and up side by side, to (..., width)."""
-    gate, up = x.chunk(2, dim=-1)
-    return F.silu(gate) * up
 
 
 class GatedMlp(nn.Module):
@@ -20,6 +13,7 @@ class GatedMlp(nn.Module):
 
     def __init__(self, placement: Placement, hidden_size: int, intermediate_size: int, *, bias: bool) -> None:
         super().__init__()
+        self._kernels = placement.kernels
         placement.share("intermediate_size", intermediate_size)
         outputs = [split_output(placement, name, intermediate_size) for name in ("gate_proj", "up_proj")]
         self.gate_up_proj = ColumnLinear(placement, hidden_size, outputs, bias=bias)
@@ -27,5 +21,5 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(tokens, hidden_size) to the same."""
-        result: Tensor = self.down_proj(silu_and_mul(self.gate_up_proj(x)))
+        result: Tensor = self.down_proj(self._kernels.silu_and_mul(self.gate_up_proj(x)))
         return result

@@ -9,7 +9,6 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from runtime.layers.linear import ReplicatedLinear
-from runtime.layers.mlp import silu_and_mul
 from runtime.layers.parts import Layer, Part, Placement
 from runtime.models.config import MoeConfig
 
@@ -19,6 +18,7 @@ class Experts(Layer):
 
     def __init__(self, placement: Placement, hidden_size: int, moe: MoeConfig) -> None:
         super().__init__()
+        self._kernels = placement.kernels
         width = placement.share("moe_intermediate_size", moe.moe_intermediate_size)
         self._width = moe.moe_intermediate_size
         self._start = placement.communicator.rank * width
@@ -43,7 +43,8 @@ class Experts(Layer):
         results = []
         for expert, inputs in enumerate(torch.split(x[tokens], counts)):
             if len(inputs):
-                results.append(F.linear(silu_and_mul(F.linear(inputs, self.gate_up[expert])), self.down[expert]))
+                gated = self._kernels.silu_and_mul(F.linear(inputs, self.gate_up[expert]))
+                results.append(F.linear(gated, self.down[expert]))
         return torch.zeros_like(x).index_add_(0, tokens, torch.cat(results) * scale)
 
     def parts(self, name: str) -> Iterator[Part]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from runtime.layers.parts import Layer, Part, Placement, whole
@@ -20,14 +19,24 @@ class RmsNorm(Layer):
 
     def __init__(self, placement: Placement, width: int, eps: float) -> None:
         super().__init__()
-        self._eps = eps
+        self.eps = eps
+        self._kernels = placement.kernels
         self.weight = placement.weight(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to the same."""
-        exact = x.float()
-        scale = torch.rsqrt(exact.square().mean(-1, keepdim=True) + self._eps)
-        return self.weight * (exact * scale).to(x.dtype)
+        return self._kernels.rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Add a block's output to the residual stream: (tokens, width) to the sum normalised, and the sum.
+
+        Args:
+            x: The output; it may be overwritten.
+            residual: The stream so far, which may be overwritten too; None where ``x`` begins it.
+        """
+        if residual is None:
+            return self(x), x
+        return self._kernels.add_rms_norm(x, residual, self.weight, self.eps)
 
     def parts(self, name: str) -> Iterator[Part]:
         shape = tuple(self.weight.shape)

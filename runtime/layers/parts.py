@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.distributed import Communicator
+from runtime.kernels import Kernels, kernels_for
 from runtime.models.errors import ParallelError
 
 
@@ -26,6 +27,11 @@ class Placement:
     communicator: Communicator
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def kernels(self) -> Kernels:
+        """The kernels that its layers use."""
+        return kernels_for(self.device.type, self.dtype)
 
     def share(self, what: str, total: int) -> int:
         """This rank's share of something that is divided evenly.

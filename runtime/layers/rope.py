@@ -23,11 +23,6 @@ class Rotation(NamedTuple):
     cos: Tensor
     sin: Tensor
 
-    def apply(self, x: Tensor) -> Tensor:
-        """Rotate (tokens, heads, head_dim); dimension i pairs with i + head_dim / 2 (Hugging Face's order)."""
-        left, right = x.chunk(2, dim=-1)
-        return torch.cat([left * self.cos - right * self.sin, right * self.cos + left * self.sin], dim=-1)
-
 
 class RotaryEmbedding(nn.Module):
     """Positions to rotations.

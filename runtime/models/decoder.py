@@ -30,11 +30,20 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RmsNorm(placement, config.hidden_size, config.rms_norm_eps)
         self.mlp = mlp
 
-    def forward(self, x: Tensor, rotation: Rotation, attention: AttentionStep) -> Tensor:
-        """(tokens, hidden_size) to the same."""
-        x = x + self.self_attn(self.input_layernorm(x), rotation, attention)
-        result: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return result
+    def forward(
+        self, x: Tensor, residual: Tensor | None, rotation: Rotation, attention: AttentionStep
+    ) -> tuple[Tensor, Tensor]:
+        """What the layer before computed and the stream that it is still to be added to, to the same of this layer.
+
+        Args:
+            x: (tokens, hidden_size).
+            residual: The same; None before the first layer.
+            rotation: The step's.
+            attention: The step's.
+        """
+        x, residual = self.input_layernorm.add(x, residual)
+        x, residual = self.post_attention_layernorm.add(self.self_attn(x, rotation, attention), residual)
+        return self.mlp(x), residual
 
 
 class Decoder(nn.Module):
@@ -50,11 +59,11 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, attention: AttentionStep) -> Tensor:
         """(tokens,) ids and positions to (tokens, hidden_size)."""
         rotation = self._rotary(positions)
-        x = self.embed_tokens(tokens)
+        x: Tensor = self.embed_tokens(tokens)
+        residual: Tensor | None = None
         for layer in self.layers:
-            x = layer(x, rotation, attention)
-        result: Tensor = self.norm(x)
-        return result
+            x, residual = layer(x, residual, rotation, attention)
+        return self.norm.add(x, residual)[0]
 
 
 class CausalLm(nn.Module, ABC):

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +22,22 @@ from harness.commands.serve import main  # noqa: E402
 RUN = "import sys; from harness.commands.serve import main; sys.exit(main(sys.argv[1:]))"
 
 
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A directory with room for socket files: their paths must be short, and tmp_path's are not under xdist."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_a_signal_and_leaves_nothing(tmp_path: Path, ending: signal.Signals) -> None:
+def test_it_serves_until_a_signal_and_leaves_nothing(short_tmp: Path, ending: signal.Signals) -> None:
     command = [sys.executable, "-c", RUN, "tp=2", "engine.max_context=256"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "TMPDIR": str(short_tmp)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as serve:
         assert serve.stderr is not None
-        found = re.search(r"serving tiny at (http://127\.0\.0\.1:\d+)/v1", serve.stderr.readline())
-        assert found is not None
+        said = serve.stderr.readline()
+        found = re.search(r"serving tiny at (http://127\.0\.0\.1:\d+)/v1", said)
+        assert found is not None, said + serve.stderr.read()
         body = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
         with httpx.Client(base_url=found[1], trust_env=False) as http:
             answers = [http.post("/v1/completions", json=body).json() for _ in range(2)]
@@ -36,7 +46,7 @@ def test_it_serves_until_a_signal_and_leaves_nothing(tmp_path: Path, ending: sig
         assert serve.wait() == 0
     assert answers[0]["usage"]["completion_tokens"] == 12
     assert answers[0]["choices"][0]["text"] == answers[1]["choices"][0]["text"]
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_tmp.iterdir()) == []
 
 
 def test_the_shell_chats_and_keeps_the_conversation() -> None:

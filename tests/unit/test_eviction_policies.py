@@ -99,10 +99,10 @@ def test_lru_k_goes_by_the_use_before_the_last() -> None:
 
 
 def test_lru_k_remembers_a_node_that_was_cut_in_two() -> None:
-    server = Server(policy("lru_k"), 4)
-    server.ask("ab ab cd a c c")  # the front of ab was used three times, of cd three times, later
-    server.ask("efg")
-    assert server.has("a c") == "c"
+    server = Server(policy("lru_k"), 3)
+    server.ask("ab c ab c a")  # uses before the last: of b the 1st, of c the 2nd, of a the 3rd
+    server.ask("ef")
+    assert server.has("a c ef") == "a ef"
 
 
 def test_two_q_promotes_what_comes_back_after_its_queue() -> None:
@@ -146,6 +146,7 @@ def test_sieve_starts_again_when_its_hand_has_passed_the_newest() -> None:
     assert server.has("a b c") == "b c"
     server.ask("d")
     assert server.has("b c d") == "c d", "it goes on behind a"
+    assert kept(Sieve(), 2, "a b a c d") == "c d", "b was the newest when it went: the hand is at a again"
 
 
 def test_wtinylfu_turns_away_what_is_used_less_than_what_it_would_displace() -> None:

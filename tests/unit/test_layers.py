@@ -128,7 +128,9 @@ def test_attention_over_pages_is_dense_attention(step: Step, heads: tuple[int, i
     plan = TorchAttention(kv, step.page_size).plan(
         AttentionMetadata(inputs.query_lengths, inputs.lengths, inputs.pages, inputs.prefills, slots)
     )
-    out = plan.forward(1, q, k, v)
+    keys, values = plan.kv(1)
+    keys[plan.slots], values[plan.slots] = k, v
+    out = plan.attend(1, q)
 
     assert torch.equal(kv, expected_kv)  # layer 1 has the new tokens, layer 0 is as it was
     for index, (sequence, position) in enumerate(step.tokens()):

@@ -1,0 +1,146 @@
+"""The engine on a GPU: a step is launched on the caller's thread and runs in the order of the stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from runtime.attention.base import AttentionMetadata
+from runtime.attention.flashinfer import FlashInferAttention
+from runtime.engine.engine import Engine, StepResult
+from runtime.engine.graphs import DecodeGraphs
+from runtime.engine.inputs import StepInputs, step_inputs
+from runtime.engine.memory import kv_pool
+from runtime.engine.params import SamplingParams
+from runtime.engine.results import token_logprobs
+from runtime.engine.sampler import Sampled, Sampler
+from runtime.transfer import to_device, to_host
+from runtime.layers.parts import Placement
+from runtime.models.config import ModelConfig
+from runtime.models.decoder import CausalLm
+from runtime.scheduler.batch import Batch
+from runtime.scheduler.config import SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class CudaTicket:
+    """A step launched.
+
+    Attributes:
+        ended: When the step's tokens are on the host.
+        sampled: Its tokens, in pinned memory that is filled by then; None where it samples none.
+        foretold: Whether nobody asks for the tokens.
+        logprobs: How many likeliest tokens each sequence wants, see ``SamplingPlan``.
+    """
+
+    ended: torch.cuda.Event
+    sampled: Sampled | None
+    foretold: bool
+    logprobs: list[int] | None
+
+
+class CudaEngine(Engine[CudaTicket]):
+    """A model on one GPU, or one rank of it.
+
+    Nothing in :meth:`launch` waits for the GPU but for the copies of the step before: inputs go by pinned memory, the
+    token that a step samples for a row stays on the device, where the next step finds it.
+
+    Args:
+        config: The model's shape.
+        model: Its weights filled in, half precision.
+        placement: Where it is.
+        scheduler: Sizes.
+        table: (max_running, max_row_pages) int32: the scheduler's page table, read at each launch.
+        cuda_graph: Whether steps that only decode run as CUDA graphs; a mixture of experts cannot yet.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: CausalLm,
+        placement: Placement,
+        scheduler: SchedulerConfig,
+        table: npt.NDArray[np.int32],
+        *,
+        cuda_graph: bool = True,
+    ) -> None:
+        self._model = model
+        self._device = placement.device
+        self._page_size = scheduler.page_size
+        self._table = table
+        # A page and a row more than the scheduler knows, for the padding of graphs.
+        pool = kv_pool(config, placement, pages=scheduler.pages + 1, page_size=scheduler.page_size)
+        heads = config.num_attention_heads // placement.communicator.size
+        self._attention = FlashInferAttention(pool, scheduler.page_size, heads)
+        self._sampler = Sampler(scheduler.max_running, config.vocab_size, placement.device)
+        self._last_token = torch.zeros(scheduler.max_running + 1, dtype=torch.int64, device=placement.device)
+        self._graphs: DecodeGraphs | None = None
+        if cuda_graph and config.moe is None:
+            with torch.inference_mode():
+                self._graphs = DecodeGraphs(
+                    model,
+                    self._attention,
+                    self._last_token,
+                    largest=scheduler.max_running,
+                    columns=scheduler.max_row_pages,
+                )
+
+    def admit(self, request_id: int, params: SamplingParams) -> None:
+        self._sampler.admit(request_id, params)
+
+    def forget(self, request_id: int) -> None:
+        self._sampler.forget(request_id)
+
+    @torch.inference_mode()
+    def launch(self, batch: Batch) -> CudaTicket:
+        inputs = step_inputs(batch, self._table, self._page_size)
+        plan = self._sampler.plan(batch, inputs.lengths[inputs.sampled])
+        if self._graphs is not None and not inputs.prefills:
+            hidden, rows = self._graphs.run(inputs)
+        else:
+            hidden, rows = self._forward(inputs)
+        sampled = None
+        if len(inputs.sampled):
+            chosen = self._sampler.sample(self._model.logits(hidden), plan)
+            self._last_token[rows] = chosen.tokens
+            sampled = Sampled(
+                *(
+                    None if tensor is None else to_host(tensor)  # type: ignore[arg-type]
+                    for tensor in (chosen.tokens, chosen.logprobs, chosen.top_ids, chosen.top_logprobs)
+                )
+            )
+        ended = torch.cuda.Event()
+        ended.record()
+        foretold = plan.forced is not None and bool((plan.forced >= 0).all())
+        return CudaTicket(ended, sampled, foretold, plan.logprobs)
+
+    def collect(self, ticket: CudaTicket) -> StepResult:
+        ticket.ended.synchronize()
+        if ticket.sampled is None:
+            return StepResult([], [])
+        tokens = None if ticket.foretold else ticket.sampled.tokens.tolist()
+        return StepResult(tokens, token_logprobs(ticket.sampled, ticket.logprobs))
+
+    def close(self) -> None:
+        torch.cuda.synchronize(self._device)
+
+    def _forward(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """Run any step, kernel by kernel; returns the sampled sequences' hidden states and rows."""
+        known, positions, slots, decoding, last, rows = to_device(
+            self._device,
+            inputs.tokens,
+            inputs.positions,
+            inputs.slots,
+            inputs.rows[inputs.prefills :],
+            inputs.sampled_tokens,
+            inputs.rows[inputs.sampled],
+        )
+        tokens = torch.cat([known, self._last_token[decoding]])
+        attention = self._attention.plan(
+            AttentionMetadata(inputs.query_lengths, inputs.lengths, inputs.pages, inputs.prefills, slots)
+        )
+        return self._model(tokens, positions, attention)[last], rows

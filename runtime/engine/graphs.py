@@ -1,0 +1,115 @@
+"""Decode steps as CUDA graphs: one launch where there were hundreds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from runtime.attention.flashinfer import FlashInferAttention, FlashInferGraphStep
+from runtime.engine.inputs import IntArray, StepInputs
+from runtime.transfer import to_device
+from runtime.models.decoder import CausalLm
+
+
+def ladder(largest: int) -> list[int]:
+    """Batch sizes to capture: 1, 2, 4, then every eighth up to ``largest``, and ``largest`` itself."""
+    return sorted({size for size in (1, 2, 4, *range(8, largest, 8)) if size < largest} | {largest})
+
+
+class _Captured(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    attention: FlashInferGraphStep
+    hidden: Tensor
+
+
+class DecodeGraphs:
+    """The forward pass of a decode, captured at a ladder of batch sizes; a smaller batch is padded.
+
+    Padding decodes a token of no sequence onto the page of no sequence. All graphs share their memory: what a
+    step computes is to be read before the next one is run.
+
+    Args:
+        model: On the GPU.
+        attention: Over a KV pool with a page more than the scheduler knows: the last, for padding.
+        last_token: (rows + 1,) the token that each row decodes next; the last row is padding's.
+        largest: The largest batch.
+        columns: Pages of the longest sequence.
+        progress: Is told how many graphs of how many are captured.
+    """
+
+    def __init__(
+        self,
+        model: CausalLm,
+        attention: FlashInferAttention,
+        last_token: Tensor,
+        *,
+        largest: int,
+        columns: int,
+        progress: Callable[[int, int], None] = lambda captured, total: None,
+    ) -> None:
+        self._sizes = ladder(largest)
+        self._page_size = attention.page_size
+        self._padding_row = len(last_token) - 1
+        self._padding_page = attention.kv.shape[2] // attention.page_size - 1
+        device = last_token.device
+        self._inputs = torch.zeros(3, largest, dtype=torch.int64, device=device)  # rows, positions, slots
+        indices = torch.zeros(largest * columns, dtype=torch.int32, device=device)
+        self._captured: dict[int, _Captured] = {}
+        pool = torch.cuda.graph_pool_handle()
+        for number, size in enumerate(reversed(self._sizes)):  # the largest first: the others fit in its memory
+            rows, positions, slots = self._inputs[:, :size]
+            step = attention.graph_step(size, slots, indices)
+
+            def forward(
+                rows: Tensor = rows, positions: Tensor = positions, step: FlashInferGraphStep = step
+            ) -> Tensor:
+                return model(last_token[rows], positions, step)  # type: ignore[no-any-return]
+
+            # A first run outside of the graph, for what allocates or compiles when it is first called.
+            self._inputs[0] = self._padding_row
+            self._inputs[1] = 0
+            self._inputs[2] = self._padding_page * self._page_size
+            step.plan(np.ones(size, np.int64), np.full((size, 1), self._padding_page, np.int32))
+            forward()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                hidden = forward()
+            self._captured[size] = _Captured(graph, step, hidden)
+            progress(number + 1, len(self._sizes))
+
+    def padded(self, sequences: int) -> int:
+        """The size of the graph that runs so many decodes."""
+        return next(size for size in self._sizes if size >= sequences)
+
+    def run(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """Run a step that only decodes.
+
+        Returns:
+            (sequences, hidden_size), and (sequences,) rows, on the device until the next step.
+        """
+        count = len(inputs.rows)
+        size = self.padded(count)
+        captured = self._captured[size]
+        padding = size - count
+        host = np.empty((3, size), np.int64)
+        host[:, :count] = inputs.rows, inputs.positions, inputs.slots
+        host[:, count:] = np.array([[self._padding_row], [0], [self._padding_page * self._page_size]])
+        (device,) = to_device(self._inputs.device, host)
+        self._inputs[:, :size].copy_(device)
+        captured.attention.plan(*self._padded(inputs, padding))
+        captured.graph.replay()
+        return captured.hidden[:count], self._inputs[0, :count]
+
+    def _padded(self, inputs: StepInputs, padding: int) -> tuple[IntArray, npt.NDArray[np.int32]]:
+        if not padding:
+            return inputs.lengths, inputs.pages
+        lengths = np.concatenate([inputs.lengths, np.ones(padding, np.int64)])
+        pages = np.concatenate(
+            [inputs.pages, np.full((padding, inputs.pages.shape[1]), self._padding_page, np.int32)]
+        )
+        return lengths, pages

@@ -1,0 +1,27 @@
+"""The small operations between matrix products: a PyTorch reference for any device, fused Triton ones for GPUs."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from runtime.kernels.base import HeadNorms, Kernels
+from runtime.kernels.reference import TorchKernels
+
+__all__ = ["HeadNorms", "Kernels", "TorchKernels", "kernels_for"]
+
+
+@cache
+def kernels_for(device_type: str, dtype: torch.dtype) -> Kernels:
+    """The kernels of a kind of device: fused ones for half precision on a GPU, else the reference.
+
+    Args:
+        device_type: ``cpu`` or ``cuda``.
+        dtype: Of weights and activations.
+    """
+    if device_type == "cuda" and dtype != torch.float32:
+        from runtime.kernels.fused import FusedKernels  # Triton is not there on a machine without a GPU
+
+        return FusedKernels()
+    return TorchKernels()

@@ -1,0 +1,164 @@
+"""The kernels in Triton: one pass over memory each, computed in float32."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from runtime.kernels.base import HeadNorms, Kernels
+
+_HEADS = 4  # that one program turns
+_ACTIVATIONS = 1024  # that one program gates
+
+
+class FusedKernels(Kernels):
+    """For activations whose rows lie one behind the other."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        width = x.shape[-1]
+        out = torch.empty_like(x)
+        block = triton.next_power_of_2(width)
+        _rms_norm[(x.numel() // width,)](x, weight, out, width, eps, BLOCK=block, num_warps=_warps(block))
+        return out
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        tokens, width = x.shape
+        block = triton.next_power_of_2(width)
+        _add_rms_norm[(tokens,)](x, residual, weight, width, eps, BLOCK=block, num_warps=_warps(block))
+        return x, residual
+
+    def silu_and_mul(self, x: Tensor) -> Tensor:
+        width = x.shape[-1] // 2
+        out = x.new_empty(*x.shape[:-1], width)
+        grid = (out.numel() // width, triton.cdiv(width, _ACTIVATIONS))
+        _silu_and_mul[grid](x, out, width, BLOCK=_ACTIVATIONS, num_warps=4)
+        return out
+
+    def rotate_and_store(
+        self,
+        qkv: Tensor,
+        norms: HeadNorms | None,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+    ) -> Tensor:
+        tokens, all_heads, head_dim = qkv.shape
+        kv_heads = keys.shape[1]
+        heads = all_heads - 2 * kv_heads
+        _rotate_and_store[(tokens, triton.cdiv(all_heads, _HEADS))](
+            qkv,
+            qkv if norms is None else norms.q,
+            qkv if norms is None else norms.k,
+            cos,
+            sin,
+            keys,
+            values,
+            slots,
+            0.0 if norms is None else norms.eps,
+            heads,
+            kv_heads,
+            NORM=norms is not None,
+            HALF=head_dim // 2,
+            BLOCK=triton.next_power_of_2(head_dim // 2),
+            HEADS=_HEADS,
+            num_warps=2,
+        )
+        return qkv[:, :heads]
+
+
+def _warps(block: int) -> int:
+    """Warps for a row of ``block`` elements: some 8 to 16 elements a thread."""
+    return min(max(block // 512, 1), 16)
+
+
+@triton.jit
+def _rms_norm(x, weight, out, width, eps, BLOCK: tl.constexpr) -> None:  # noqa: N803
+    row = tl.program_id(0).to(tl.int64) * width
+    column = tl.arange(0, BLOCK)
+    there = column < width
+    value = tl.load(x + row + column, mask=there, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
+    scaled = value * scale * tl.load(weight + column, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + row + column, scaled.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _add_rms_norm(x, residual, weight, width, eps, BLOCK: tl.constexpr) -> None:  # noqa: N803
+    row = tl.program_id(0).to(tl.int64) * width
+    column = tl.arange(0, BLOCK)
+    there = column < width
+    added = tl.load(x + row + column, mask=there, other=0.0).to(tl.float32)
+    value = tl.load(residual + row + column, mask=there, other=0.0).to(tl.float32) + added
+    tl.store(residual + row + column, value.to(residual.dtype.element_ty), mask=there)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
+    scaled = value * scale * tl.load(weight + column, mask=there, other=0.0).to(tl.float32)
+    tl.store(x + row + column, scaled.to(x.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _silu_and_mul(x, out, width, BLOCK: tl.constexpr) -> None:  # noqa: N803
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = column < width
+    gate = tl.load(x + row * 2 * width + column, mask=there, other=0.0).to(tl.float32)
+    up = tl.load(x + row * 2 * width + width + column, mask=there, other=0.0).to(tl.float32)
+    gated = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out + row * width + column, gated.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _rotate_and_store(  # noqa: D103
+    qkv,
+    q_weight,
+    k_weight,
+    cos,
+    sin,
+    keys,
+    values,
+    slots,
+    eps,
+    heads,
+    kv_heads,
+    NORM: tl.constexpr,  # noqa: N803
+    HALF: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+    HEADS: tl.constexpr,  # noqa: N803
+) -> None:
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    is_q = head < heads
+    is_k = (head >= heads) & (head < heads + kv_heads)
+    is_v = (head >= heads + kv_heads) & (head < heads + 2 * kv_heads)
+    inside = column < HALF
+    there = inside & (head < heads + 2 * kv_heads)
+    at = qkv + (token * (heads + 2 * kv_heads) + head) * (2 * HALF) + column
+    raw_left = tl.load(at, mask=there, other=0.0)
+    raw_right = tl.load(at + HALF, mask=there, other=0.0)
+    left, right = raw_left.to(tl.float32), raw_right.to(tl.float32)
+    if NORM:
+        mean_square = tl.sum(left * left + right * right, axis=1) / (2 * HALF)
+        scale = tl.rsqrt(mean_square + eps)[:, None]
+        q_left = tl.load(q_weight + column, mask=inside, other=0.0).to(tl.float32)
+        q_right = tl.load(q_weight + HALF + column, mask=inside, other=0.0).to(tl.float32)
+        k_left = tl.load(k_weight + column, mask=inside, other=0.0).to(tl.float32)
+        k_right = tl.load(k_weight + HALF + column, mask=inside, other=0.0).to(tl.float32)
+        left = left * scale * tl.where(is_q, q_left, k_left)
+        right = right * scale * tl.where(is_q, q_right, k_right)
+    c = tl.load(cos + token * HALF + column, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sin + token * HALF + column, mask=inside, other=0.0).to(tl.float32)
+    turned_left = (left * c - right * s).to(qkv.dtype.element_ty)
+    turned_right = (right * c + left * s).to(qkv.dtype.element_ty)
+    tl.store(at, turned_left, mask=inside & is_q)
+    tl.store(at + HALF, turned_right, mask=inside & is_q)
+    slot = tl.load(slots + token) * kv_heads
+    to_key = keys + (slot + head - heads) * (2 * HALF) + column
+    tl.store(to_key, turned_left, mask=inside & is_k)
+    tl.store(to_key + HALF, turned_right, mask=inside & is_k)
+    to_value = values + (slot + head - heads - kv_heads) * (2 * HALF) + column
+    tl.store(to_value, raw_left, mask=inside & is_v)
+    tl.store(to_value + HALF, raw_right, mask=inside & is_v)

@@ -1,0 +1,84 @@
+"""A small model that FlashInfer can run, in half precision and as an exact reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from policies import build_policy
+from runtime.attention.base import AttentionMetadata
+from runtime.attention.torch import TorchAttention
+from runtime.distributed import SingleCommunicator
+from runtime.engine.memory import kv_pool
+from runtime.engine.offline import run_offline
+from runtime.engine.torch_engine import make_engine
+from runtime.layers.parts import Placement
+from runtime.models.config import load_model_config
+from runtime.models.decoder import CausalLm
+from runtime.models.registry import build_model
+from runtime.scheduler import Scheduler, SchedulerConfig
+from runtime.weights import random_weights
+from tests.tiny.serving import POLICY, output, sequence
+
+FIELDS: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "hidden_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "intermediate_size": 1024,
+    "vocab_size": 8192,
+    "max_position_embeddings": 4096,
+    "rope_theta": 1000000,
+    "torch_dtype": "bfloat16",
+}
+CONFIG = load_model_config(FIELDS)
+HALF = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16)
+EXACT = Placement(SingleCommunicator(), torch.device("cuda"), torch.float32)
+
+
+def models() -> tuple[CausalLm, CausalLm]:
+    """The same weights in bfloat16 and in float32."""
+    half, exact = build_model(CONFIG, HALF), build_model(CONFIG, EXACT)
+    random_weights(half, 1)
+    exact.load_state_dict({name: tensor.float() for name, tensor in half.state_dict().items()})
+    return half, exact
+
+
+@torch.inference_mode()
+def exact_logits(model: CausalLm, tokens: list[int]) -> torch.Tensor:
+    """Reference logits at every position: (tokens, vocab_size) float32."""
+    length = len(tokens)
+    kv = kv_pool(CONFIG, EXACT, pages=length, page_size=1)
+    counts, slots = np.array([length]), torch.arange(length, device="cuda")
+    pages = np.arange(length, dtype=np.int32)[None]
+    step = TorchAttention(kv, 1).plan(AttentionMetadata(counts, counts, pages, 1, slots))
+    return model.logits(model(torch.tensor(tokens, device="cuda"), slots, step))
+
+
+def greedy(
+    model: CausalLm,
+    prompts: list[list[int]],
+    count: int,
+    *,
+    page_size: int = 16,
+    overlap: bool = True,
+    cuda_graph: bool = True,
+    policy: Mapping[str, Any] | None = None,
+    max_running: int = 8,
+    pages: int | None = None,
+) -> list[list[int]]:
+    """Greedy continuations by the engine, over a KV pool that begins as NaN: what no step wrote, none may read."""
+    sizes = SchedulerConfig(pages or 8192 // page_size, page_size, max_running, 1024)
+    scheduler = Scheduler(sizes, build_policy({**POLICY, **(policy or {})}))
+    engine: Any = make_engine(CONFIG, model, HALF, sizes, scheduler.memory.table, cuda_graph=cuda_graph)
+    engine._attention.kv.fill_(torch.nan)
+    sequences = [sequence(index, prompt, count) for index, prompt in enumerate(prompts)]
+    for _ in run_offline(scheduler, engine, sequences, overlap=overlap):
+        pass
+    engine.close()
+    return [output(done) for done in sequences]
