@@ -41,7 +41,10 @@ class Eviction(ABC):
         """
 
     def tick(self, now_s: float) -> None:
-        """What time it is, seconds; told before the decisions of that time. For policies whose entries expire."""
+        """What time it is, seconds, before a step is planned. For ranks that hang on when a node was used.
+
+        Decode steps that the simulator runs as one tell it once: the victims themselves must not hang on it.
+        """
 
 
 class Leaves:

@@ -8,12 +8,15 @@ import flashinfer
 import numpy as np
 import numpy.typing as npt
 import torch
+from flashinfer.decode import fast_decode_plan
 from torch import Tensor
 
 from runtime.attention.base import Attention, AttentionMetadata, AttentionStep, IntArray
 from runtime.transfer import to_device
 
 _WORKSPACE_BYTES_A_HEAD = 8 << 20  # partial results of split KV: 128 MiB are too few for 64 heads
+
+_TENSOR_CORE_GROUP = 4  # query heads to a KV head
 
 
 class FlashInferAttention(Attention):
@@ -29,17 +32,19 @@ class FlashInferAttention(Attention):
         self.kv = kv
         self.page_size = page_size
         kv_heads, head_dim = kv.shape[-2:]
-        self._shape = (heads, kv_heads, head_dim, page_size)
+        self.shape = (heads, kv_heads, head_dim, page_size)
         by_page = kv.view(len(kv), 2, -1, page_size, kv_heads, head_dim)
         self.pools = [(layer[0], layer[1]) for layer in by_page]
         # FlashInfer wants zeros there at first.
         self._workspace = torch.zeros(_WORKSPACE_BYTES_A_HEAD * heads, dtype=torch.uint8, device=kv.device)
         self._prefill: Any = flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD")
-        self._decode: Any = flashinfer.BatchDecodeWithPagedKVCacheWrapper(self._workspace, "NHD")
+        # With few query heads to a KV head the tensor cores would idle.
+        self._tensor_cores = heads // kv_heads >= _TENSOR_CORE_GROUP
+        self._decode = self.decode_wrapper()
         self._copied = torch.cuda.Event()
 
     def plan(self, metadata: AttentionMetadata) -> AttentionStep:
-        self._await_copies()
+        self.await_copies()
         prefills, prefilled = metadata.prefills, int(metadata.query_lengths[: metadata.prefills].sum())
         if prefills:
             starts = _indptr(metadata.query_lengths[:prefills])
@@ -47,51 +52,45 @@ class FlashInferAttention(Attention):
             self._prefill.plan(
                 starts,
                 *tables,
-                *self._shape,
+                *self.shape,
                 causal=True,
                 q_data_type=self.kv.dtype,
                 max_token_per_sequence=int(metadata.query_lengths[:prefills].max()),
             )
         if prefills < len(metadata.lengths):
             tables = self._tables(metadata.lengths[prefills:], metadata.pages[prefills:])
-            self._decode.plan(*tables, *self._shape, q_data_type=self.kv.dtype)
-        self._copied.record()
+            self._decode.plan(*tables, *self.shape, q_data_type=self.kv.dtype)
+        self.copied()
         return _EagerStep(self, metadata.slots, self._prefill, self._decode, prefilled)
 
-    def graph_step(self, size: int, slots: Tensor, indices: Tensor) -> FlashInferGraphStep:
+    def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> FlashInferGraphStep:
         """A decode step of fixed size, to capture in a CUDA graph and to plan anew before each replay.
 
         Args:
             size: Sequences.
             slots: (size,) int64 on the device, at an address that stays.
-            indices: int32 on the device: room for the pages of all sequences; steps of several sizes may share it.
+            tables: int32 on the device, :func:`table_entries` long at least; steps that do not run at once may share it.
         """
-        indptr = torch.zeros(size + 1, dtype=torch.int32, device=self.kv.device)
-        wrapper: Any = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-            self._workspace,
-            "NHD",
-            use_cuda_graph=True,
-            paged_kv_indptr_buffer=indptr,
-            paged_kv_indices_buffer=indices,
-            paged_kv_last_page_len_buffer=torch.ones(size, dtype=torch.int32, device=self.kv.device),
+        return FlashInferGraphStep(self, size, slots, tables)
+
+    def decode_wrapper(self, **buffers: Any) -> Any:
+        """FlashInfer's decode over this pool; with buffers of its own for a CUDA graph."""
+        return flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            self._workspace, "NHD", use_tensor_cores=self._tensor_cores, **buffers
         )
-        return FlashInferGraphStep(self, slots, wrapper)
 
-    def plan_graph(self, wrapper: Any, lengths: IntArray, pages: npt.NDArray[np.int32]) -> None:
-        """Plan a graph's decode: see :meth:`FlashInferGraphStep.plan`."""
-        self._await_copies()
-        wrapper.plan(*self._tables(lengths, pages), *self._shape, q_data_type=self.kv.dtype)
-        self._copied.record()
-
-    def _await_copies(self) -> None:
+    def await_copies(self) -> None:
         """FlashInfer plans in pinned memory of its own: the copies of the plan before must have left it."""
         self._copied.synchronize()
+
+    def copied(self) -> None:
+        """A plan's copies are in the stream."""
+        self._copied.record()
 
     def _tables(self, lengths: IntArray, pages: npt.NDArray[np.int32]) -> tuple[Tensor, Tensor, Tensor]:
         """FlashInfer's page tables: starts (host), pages (device), tokens on the last page (host), all int32."""
         counts = -(-lengths // self.page_size)
-        flat = pages[np.arange(pages.shape[1]) < counts[:, None]]
-        (indices,) = to_device(self.kv.device, flat)
+        (indices,) = to_device(self.kv.device, _joined(pages, counts))
         last = lengths - (counts - 1) * self.page_size
         return _indptr(counts), indices, torch.from_numpy(last.astype(np.int32)).pin_memory()
 
@@ -119,10 +118,25 @@ class _EagerStep(AttentionStep):
 class FlashInferGraphStep(AttentionStep):
     """Decode of a fixed number of sequences; see :meth:`FlashInferAttention.graph_step`."""
 
-    def __init__(self, attention: FlashInferAttention, slots: Tensor, wrapper: Any) -> None:
+    def __init__(self, attention: FlashInferAttention, size: int, slots: Tensor, tables: Tensor) -> None:
         super().__init__(attention.kv, slots)
         self._attention = attention
-        self._wrapper = wrapper
+        self._size = size
+        self._tables = tables
+        self._last_at, self._indices_at = _aligned(size + 1), _aligned(size + 1) + _aligned(size)
+        indptr, last, indices = self._split(tables)
+        indptr.copy_(torch.arange(size + 1))
+        last.fill_(1)
+        self._wrapper = attention.decode_wrapper(
+            use_cuda_graph=True,
+            paged_kv_indptr_buffer=indptr,
+            paged_kv_indices_buffer=indices,
+            paged_kv_last_page_len_buffer=last,
+        )
+        # The first plan finds the kernels; later ones only plan.
+        attention.await_copies()
+        self._wrapper.plan(indptr.cpu(), indices[:size], last.cpu(), *attention.shape, q_data_type=attention.kv.dtype)
+        attention.copied()
 
     def plan(self, lengths: IntArray, pages: npt.NDArray[np.int32]) -> None:
         """Prepare the next run.
@@ -131,18 +145,59 @@ class FlashInferGraphStep(AttentionStep):
             lengths: (size,) tokens that each sequence attends to.
             pages: (size, columns) pages of each one's row.
         """
-        self._attention.plan_graph(self._wrapper, lengths, pages)
+        attention = self._attention
+        counts = -(-lengths // attention.page_size)
+        used = self._indices_at + int(counts.sum())
+        host = torch.empty(used, dtype=torch.int32, pin_memory=True)
+        indptr, last, indices = self._split(host)
+        _fill_indptr(indptr.numpy(), counts)
+        last.numpy()[:] = lengths - (counts - 1) * attention.page_size
+        _joined(pages, counts, out=indices.numpy())
+        self._tables[:used].copy_(host, non_blocking=True)
+        attention.await_copies()
+        fast_decode_plan(self._wrapper, indptr, indices, last, *attention.shape, q_data_type=attention.kv.dtype)
+        attention.copied()
 
     def attend(self, layer: int, q: Tensor) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         self._wrapper.run(q, self._attention.pools[layer], out=out)
         return out
 
+    def _split(self, tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Starts, lengths of last pages, pages."""
+        last = tables[self._last_at : self._last_at + self._size]
+        return tables[: self._size + 1], last, tables[self._indices_at :]
+
+
+def table_entries(size: int, columns: int) -> int:
+    """Entries of the tables of a graph's step: starts, lengths of last pages, pages.
+
+    Args:
+        size: Sequences.
+        columns: Pages of the longest.
+    """
+    return _aligned(size + 1) + _aligned(size) + size * columns
+
+
+def _aligned(entries: int) -> int:
+    """Rounded up to 16 bytes of int32."""
+    return -(-entries // 4) * 4
+
 
 def _indptr(counts: IntArray) -> Tensor:
     """Where each run begins and the last ends, int32 on the host."""
     starts = torch.empty(len(counts) + 1, dtype=torch.int32, pin_memory=True)
-    view = starts.numpy()
-    view[0] = 0
-    np.cumsum(counts, out=view[1:])
+    _fill_indptr(starts.numpy(), counts)
     return starts
+
+
+def _fill_indptr(starts: npt.NDArray[np.int32], counts: IntArray) -> None:
+    starts[0] = 0
+    np.cumsum(counts, out=starts[1:])
+
+
+def _joined(
+    pages: npt.NDArray[np.int32], counts: IntArray, out: npt.NDArray[np.int32] | None = None
+) -> npt.NDArray[np.int32]:
+    """The first ``counts[i]`` of row ``i``, all rows' in a row."""
+    return np.concatenate([row[:count] for row, count in zip(pages, counts.tolist(), strict=True)], out=out)

@@ -10,9 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from runtime.attention.flashinfer import FlashInferAttention, FlashInferGraphStep
+from runtime.attention.flashinfer import FlashInferAttention, FlashInferGraphStep, table_entries
 from runtime.engine.inputs import IntArray, StepInputs
-from runtime.transfer import to_device
 from runtime.models.decoder import CausalLm
 
 
@@ -57,23 +56,21 @@ class DecodeGraphs:
         self._padding_row = len(last_token) - 1
         self._padding_page = attention.kv.shape[2] // attention.page_size - 1
         device = last_token.device
-        self._inputs = torch.zeros(3, largest, dtype=torch.int64, device=device)  # rows, positions, slots
-        indices = torch.zeros(largest * columns, dtype=torch.int32, device=device)
+        self._inputs = torch.zeros(3 * largest, dtype=torch.int64, device=device)  # rows, positions, slots
+        tables = torch.zeros(table_entries(largest, columns), dtype=torch.int32, device=device)
         self._captured: dict[int, _Captured] = {}
         pool = torch.cuda.graph_pool_handle()
         for number, size in enumerate(reversed(self._sizes)):  # the largest first: the others fit in its memory
-            rows, positions, slots = self._inputs[:, :size]
-            step = attention.graph_step(size, slots, indices)
+            rows, positions, slots = self._inputs[: 3 * size].view(3, size)
+            step = attention.graph_step(size, slots, tables)
 
-            def forward(
-                rows: Tensor = rows, positions: Tensor = positions, step: FlashInferGraphStep = step
-            ) -> Tensor:
+            def forward(rows: Tensor = rows, positions: Tensor = positions, step: FlashInferGraphStep = step) -> Tensor:
                 return model(last_token[rows], positions, step)  # type: ignore[no-any-return]
 
             # A first run outside of the graph, for what allocates or compiles when it is first called.
-            self._inputs[0] = self._padding_row
-            self._inputs[1] = 0
-            self._inputs[2] = self._padding_page * self._page_size
+            rows.fill_(self._padding_row)
+            positions.zero_()
+            slots.fill_(self._padding_page * self._page_size)
             step.plan(np.ones(size, np.int64), np.full((size, 1), self._padding_page, np.int32))
             forward()
             graph = torch.cuda.CUDAGraph()
@@ -96,20 +93,18 @@ class DecodeGraphs:
         size = self.padded(count)
         captured = self._captured[size]
         padding = size - count
-        host = np.empty((3, size), np.int64)
+        pinned = torch.empty(3, size, dtype=torch.int64, pin_memory=True)
+        host = pinned.numpy()
         host[:, :count] = inputs.rows, inputs.positions, inputs.slots
         host[:, count:] = np.array([[self._padding_row], [0], [self._padding_page * self._page_size]])
-        (device,) = to_device(self._inputs.device, host)
-        self._inputs[:, :size].copy_(device)
+        self._inputs[: 3 * size].copy_(pinned.view(-1), non_blocking=True)
         captured.attention.plan(*self._padded(inputs, padding))
         captured.graph.replay()
-        return captured.hidden[:count], self._inputs[0, :count]
+        return captured.hidden[:count], self._inputs[:count]
 
     def _padded(self, inputs: StepInputs, padding: int) -> tuple[IntArray, npt.NDArray[np.int32]]:
         if not padding:
             return inputs.lengths, inputs.pages
         lengths = np.concatenate([inputs.lengths, np.ones(padding, np.int64)])
-        pages = np.concatenate(
-            [inputs.pages, np.full((padding, inputs.pages.shape[1]), self._padding_page, np.int32)]
-        )
+        pages = np.concatenate([inputs.pages, np.full((padding, inputs.pages.shape[1]), self._padding_page, np.int32)])
         return lengths, pages

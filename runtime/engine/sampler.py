@@ -201,10 +201,12 @@ class Sampler:
         """Choose.
 
         Args:
-            logits: (sampled, vocab_size) float32.
+            logits: (sampled, vocab_size).
             plan: The step's.
         """
-        scores = logits
+        if plan.draws is None and plan.penalties is None and plan.biases is None and plan.logprobs is None:
+            return Sampled(self._forced(logits.argmax(dim=-1), plan))
+        scores = logits = logits.float()
         if plan.biases is not None or plan.penalties is not None:
             scores = logits.clone()
         if plan.biases is not None:
@@ -224,15 +226,19 @@ class Sampler:
             )
             truncates = bool((plan.draws.top_p < 1).any() or (plan.draws.top_k > 0).any())
             chosen[index] = draw(scores[index], *settings, truncates=truncates)
-        if plan.forced is not None:
-            (forced,) = self._put(plan.forced)
-            chosen = torch.where(forced >= 0, forced, chosen)
+        chosen = self._forced(chosen, plan)
         if plan.penalties is not None:
             index, rows = self._put(plan.penalties.index, plan.penalties.rows)
             self._in_output[rows, chosen[index]] += 1
         if plan.logprobs is None:
             return Sampled(chosen)
         return _with_logprobs(logits, chosen, max(plan.logprobs))
+
+    def _forced(self, chosen: Tensor, plan: SamplingPlan) -> Tensor:
+        if plan.forced is None:
+            return chosen
+        (forced,) = self._put(plan.forced)
+        return torch.where(forced >= 0, forced, chosen)
 
     def _penalise(self, scores: Tensor, penalties: Penalties) -> None:
         for row, prompt, output in penalties.fresh:

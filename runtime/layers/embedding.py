@@ -71,9 +71,9 @@ class LmHead(VocabularyLayer):
         self._tied = tied is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(rows, hidden_size) to (rows, vocab_size) float32, the same on every rank."""
+        """(rows, hidden_size) to (rows, vocab_size), the same on every rank."""
         logits = self._communicator.all_gather(F.linear(x, self.weight))
-        return logits[:, : self._vocab_size].float()
+        return logits[:, : self._vocab_size]
 
     def parts(self, name: str) -> Iterator[Part]:
         """This rank's rows, or nothing where the embedding is filled with them."""

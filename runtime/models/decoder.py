@@ -106,7 +106,7 @@ class CausalLm(nn.Module, ABC):
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the next token: (rows, hidden_size) to (rows, vocab_size) float32."""
+        """Scores of the next token: (rows, hidden_size) to (rows, vocab_size)."""
         scores: Tensor = self.lm_head(hidden)
         return scores
 

@@ -147,6 +147,7 @@ class Scheduler:
             The batch, or None where there is nothing to run before a step in flight is committed or a request arrives.
         """
         self._settled = self.policy.batching.steady and not self._starved
+        self.policy.eviction.tick(now)
         self._may_admit = not (self._starved and self._decoding)
         preempted = self._preempted
         for plan in self.policy.batching.plan(self, now):

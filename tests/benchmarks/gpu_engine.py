@@ -286,7 +286,9 @@ def variant(text: str) -> tuple[int, str, bool]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=["qwen3_0_6b", "qwen3_8b"])
-    parser.add_argument("--variants", nargs="*", type=variant, default=[variant("1:auto:graph"), variant("16:auto:graph")])
+    parser.add_argument(
+        "--variants", nargs="*", type=variant, default=[variant("1:auto:graph"), variant("16:auto:graph")]
+    )
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 16, 64, 256])
     parser.add_argument("--profile", nargs="*", type=int, default=[1, 256])
     parser.add_argument("--no-offline", dest="offline", action="store_false")

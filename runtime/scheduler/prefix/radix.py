@@ -160,6 +160,7 @@ class RadixCache(PrefixCache):
         parent.children[node.key[: self._page_bytes]] = upper
         node.key, node.held, node.parent = node.key[at:], node.held[pages:], upper
         upper.children[node.key[: self._page_bytes]] = node
+        self._eviction.split(upper, node)
         return upper
 
     def _remove(self, node: Node) -> None:
