@@ -15,6 +15,7 @@ from harness import experiment
 from harness.cli import main
 from harness.metrics.files import load_run
 from harness.progress import Progress
+from runtime.server.launch import Server
 
 pytest.importorskip("torch", reason="the real server needs the runtime extra")
 
@@ -56,6 +57,18 @@ def test_a_request_that_does_not_fit_is_rejected_and_the_run_goes_on(tmp_path: P
     counts = load_run(tmp_path / "run").summary["counts"]
     assert counts["rejected"] > 0
     assert counts["ok"] + counts["rejected"] == 40
+
+
+@pytest.mark.parametrize("by_text", ["false", "true"])
+def test_any_openai_compatible_server_is_an_endpoint(by_text: str, server: Server, tmp_path: Path) -> None:
+    words = (f"backend.url={server.url}", f"backend.by_text={by_text}", "trace.cap_total_tokens=60", "trace.head=20")
+    assert run("backend=endpoint", *words) in (0, 3)
+    left = load_run(tmp_path / "run")
+    assert (left.requests["status"] == "ok").all()
+    assert (left.requests["output_tokens"] == left.requests["max_tokens"]).all()
+    assert left.requests["scheduled_s"].isna().all()  # what goes on inside is not known
+    # Words are several tokens each to a tokenizer of bytes: the error is told.
+    assert (left.summary["server"]["prompt_tokens_error_mean"] > 0) == (by_text == "true")
 
 
 def test_an_endpoint_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
