@@ -10,7 +10,6 @@ from harness.config import ConfigError, ExperimentConfig
 from harness.cost.roofline import build_roofline
 from harness.live.http import Endpoint, HttpTransport, reachable
 from harness.live.player import Player, ServerGoneError
-from harness.metrics.schema import NULL
 from harness.progress import Progress
 from harness.record import RunRecord
 from harness.workload import Workload
@@ -53,11 +52,9 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
         outcome = player.play(progress)
     finally:
         transport.close()
-    requests = player.log.columns(workload.warmup_s)
-    requests["ideal_cached_tokens"] = np.full(len(workload.trace), NULL)
     errors = np.abs(transport.prompt_errors) if transport.prompt_errors else np.zeros(0)
     return RunRecord(
-        requests=requests,
+        requests=player.log.columns(workload.warmup_s),
         steps=None,
         decisions=None,
         gaps=player.times.gaps(),

@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 
 from harness.config import ConfigError, ExperimentConfig
 from harness.live.direct import DirectTransport
 from harness.live.http import Endpoint, HttpTransport
 from harness.live.player import Outcome, Player, Transport
 from harness.live.steps import StepTable
-from harness.metrics.schema import NULL
 from harness.progress import Progress
 from harness.record import RunRecord
 from harness.workload import Arrivals, Workload
@@ -23,7 +21,6 @@ from runtime.server.client import Client, StepReader
 from runtime.server.config import EngineSpec, ServerConfig, ServerError
 from runtime.server.launch import Server, ServerDiedError
 from traces.prompts import PromptMaker
-from traces.stats import ideal_cached_tokens
 
 _STEPS = "steps"
 _LAST_RECORD_S = 0.2  # after the last request's end, a step may still be in flight
@@ -110,12 +107,8 @@ def serve_and_play(
 def _record(
     player: Player, workload: Workload, steps: StepTable, scheduler: SchedulerConfig, outcome: Outcome
 ) -> RunRecord:
-    requests = player.log.columns(workload.warmup_s)
-    scheduled_s = requests["scheduled_s"]
-    ideal = ideal_cached_tokens(workload.trace, np.argsort(scheduled_s, kind="stable"))
-    requests["ideal_cached_tokens"] = np.where(np.isnan(scheduled_s), NULL, ideal)
     return RunRecord(
-        requests=requests,
+        requests=player.log.columns(workload.warmup_s),
         steps=steps.log.columns(),
         decisions=steps.log.decisions(),
         gaps=player.times.gaps(),

@@ -6,12 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
-
 from harness.config import ConfigError, ExperimentConfig
 from harness.cost.memory import kv_capacity
 from harness.cost.roofline import build_roofline
-from harness.metrics.schema import NULL
 from harness.progress import Progress
 from harness.record import RunRecord
 from harness.simulator.engine import EngineOptions, SchedulerCosts
@@ -20,7 +17,6 @@ from harness.simulator.simulation import ServerModel, Simulation
 from harness.workload import Workload
 from policies import build_policy
 from runtime.scheduler import SchedulerConfig
-from traces.stats import ideal_cached_tokens
 
 Costs = TypeVar("Costs", SchedulerCosts, HopCosts)
 
@@ -39,12 +35,8 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
     server = server_model(config)
     simulation = Simulation(workload, server, build_policy(config.policy))
     complete = simulation.run(lambda now: progress(now.progress()))
-    requests = simulation.requests.columns(workload.warmup_s)
-    scheduled_s = requests["scheduled_s"]
-    ideal = ideal_cached_tokens(workload.trace, np.argsort(scheduled_s, kind="stable"))
-    requests["ideal_cached_tokens"] = np.where(np.isnan(scheduled_s), NULL, ideal)
     return RunRecord(
-        requests=requests,
+        requests=simulation.requests.columns(workload.warmup_s),
         steps=simulation.steps.columns(),
         decisions=simulation.steps.decisions(),
         gaps=simulation.tokens.gaps(),

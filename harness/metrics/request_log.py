@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.metrics.schema import FINISH_REASONS, NULL, STATUSES
 from harness.progress import Progress
 from traces.schema import Trace
+from traces.stats import ideal_cached_tokens
 
 _TIMES = (
     "sent_s",
@@ -110,6 +112,7 @@ class RequestLog:
             "max_tokens": trace.max_tokens,
             **counts,
             "cached_gpu_tokens": counts["cached_tokens"],
+            "ideal_cached_tokens": self._ideal_cached_tokens(),
             "priority": trace.priority,
             "deadline_s": trace.deadline_s,
             "status": self._status,
@@ -117,3 +120,12 @@ class RequestLog:
             "error": self._error,
             "warmup": self.arrival_s < warmup_s,
         }
+
+    def _ideal_cached_tokens(self) -> npt.NDArray[np.int64]:
+        """What an unbounded cache would have hit in the order of admission, null where that is not known."""
+        scheduled_s = self.times["scheduled_s"]
+        known = ~np.isnan(scheduled_s)
+        if not known.any():
+            return np.full(len(known), NULL)
+        ideal = ideal_cached_tokens(self._trace, np.argsort(scheduled_s, kind="stable"))
+        return np.where(known, ideal, NULL)
