@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
 
 from harness.workload import Arrivals, Workload
 
@@ -27,28 +29,23 @@ class Sending:
         self._concurrency = workload.concurrency
         self._underway = 0  # requests sent or thinking, of those that a closed loop has begun
         self.left = len(trace)
-        row_of = {request_id: row for row, request_id in enumerate(trace.request_id.tolist())}
+        parents = _rows_of(trace.parent_id, trace.request_id)
+        self._roots = np.flatnonzero(parents < 0)
+        self._next_root = 0
         self._followers: dict[int, list[int]] = {}
-        self._roots: deque[int] = deque()
-        for row, parent_id in enumerate(trace.parent_id.tolist()):
-            parent = row_of.get(parent_id)
-            if parent is None:
-                self._roots.append(row)
-            else:
-                self._followers.setdefault(parent, []).append(row)
+        for row in np.flatnonzero(parents >= 0).tolist():
+            self._followers.setdefault(parents.item(row), []).append(row)
 
     def at_start(self) -> Iterator[tuple[float, int]]:
         """Arrival time and row of the requests that wait for no other, in order of time."""
-        if self._arrivals is Arrivals.OPEN:
-            times = self._trace.arrival_s
-            while self._roots:
-                row = self._roots.popleft()
-                yield times.item(row), row
-        elif self._arrivals is Arrivals.ALL_AT_ONCE:
-            while self._roots:
-                yield 0.0, self._roots.popleft()
-        else:
+        if self._arrivals is Arrivals.CLOSED:
             yield from self._fill(0.0)
+            return
+        at_once = self._arrivals is Arrivals.ALL_AT_ONCE
+        times = self._trace.arrival_s
+        while self._next_root < len(self._roots):
+            row = self._take_root()
+            yield 0.0 if at_once else times.item(row), row
 
     def after(self, row: int, time_s: float) -> list[tuple[float, int]]:
         """A request ended at ``time_s``: arrival time and row of those that waited for it, or for room."""
@@ -65,6 +62,17 @@ class Sending:
         return sent
 
     def _fill(self, time_s: float) -> Iterator[tuple[float, int]]:
-        while self._roots and self._underway < self._concurrency:
+        while self._next_root < len(self._roots) and self._underway < self._concurrency:
             self._underway += 1
-            yield time_s, self._roots.popleft()
+            yield time_s, self._take_root()
+
+    def _take_root(self) -> int:
+        self._next_root += 1
+        return int(self._roots.item(self._next_root - 1))
+
+
+def _rows_of(ids: npt.NDArray[np.int64], all_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where each of ``ids`` stands in ``all_ids``, or -1."""
+    order = np.argsort(all_ids, kind="stable")
+    place = order[np.searchsorted(all_ids, ids, sorter=order).clip(max=len(all_ids) - 1)]
+    return np.where(all_ids[place] == ids, place, -1)
