@@ -21,7 +21,7 @@ from runtime.engine.engine import TokenLogprobs
 from runtime.engine.memory import pages_on_gpu
 from runtime.engine.offline import run_offline
 from runtime.engine.params import GREEDY, SamplingParams
-from runtime.engine.torch_engine import TorchEngine, load_model
+from runtime.engine.torch_engine import load_model, make_engine
 from runtime.layers.parts import Placement
 from runtime.models.config import load_model_config, model_folder
 from runtime.scheduler import RequestRejectedError, Scheduler, SchedulerConfig, Sequence
@@ -107,7 +107,7 @@ class LLM:
         limit = max_context or config.max_position_embeddings
         sizes = SchedulerConfig(pages, page_size, max_running, limit)
         self._scheduler = Scheduler(sizes, build_policy({**_POLICY, **(policy or {})}))
-        self._engine = TorchEngine(config, loaded, placement, sizes, self._scheduler.memory.table)
+        self._engine = make_engine(config, loaded, placement, sizes, self._scheduler.memory.table)
         self._ids = count()
 
     @cached_property

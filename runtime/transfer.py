@@ -25,7 +25,7 @@ def to_device(device: torch.device, *arrays: npt.NDArray[np.generic]) -> list[Te
     # Pinned memory comes from a cache that gives it out again when the copy is done.
     host = torch.empty(sum(sizes), dtype=flat[0].dtype, pin_memory=device.type == "cuda")
     torch.cat(flat, out=host)
-    parts = host.to(device, non_blocking=True).split(sizes)
+    parts = torch.split(host.to(device, non_blocking=True), sizes)
     return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 

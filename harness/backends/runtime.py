@@ -79,6 +79,8 @@ def runtime_of(config: ExperimentConfig) -> Runtime:
         "device": settings["device"],
         "dtype": settings["dtype"],
         "threads": settings["threads"],
+        "attention": settings["attention"],
+        "cuda_graph": engine.cuda_graph,
     }
     if folder is None or not any(folder.glob("*.safetensors")):
         options["seed"] = settings["seed"]

@@ -18,12 +18,12 @@ from runtime.engine.memory import kv_pool
 from runtime.engine.params import SamplingParams
 from runtime.engine.results import token_logprobs
 from runtime.engine.sampler import Sampled, Sampler
-from runtime.transfer import to_device, to_host
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig
 from runtime.models.decoder import CausalLm
 from runtime.scheduler.batch import Batch
 from runtime.scheduler.config import SchedulerConfig
+from runtime.transfer import to_device, to_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class CudaEngine(Engine[CudaTicket]):
                     for tensor in (chosen.tokens, chosen.logprobs, chosen.top_ids, chosen.top_logprobs)
                 )
             )
-        ended = torch.cuda.Event()
+        ended = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ended.record()
         foretold = plan.forced is not None and bool((plan.forced >= 0).all())
         return CudaTicket(ended, sampled, foretold, plan.logprobs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +37,6 @@ class DecodeGraphs:
         last_token: (rows + 1,) the token that each row decodes next; the last row is padding's.
         largest: The largest batch.
         columns: Pages of the longest sequence.
-        progress: Is told how many graphs of how many are captured.
     """
 
     def __init__(
@@ -49,7 +47,6 @@ class DecodeGraphs:
         *,
         largest: int,
         columns: int,
-        progress: Callable[[int, int], None] = lambda captured, total: None,
     ) -> None:
         self._sizes = ladder(largest)
         self._page_size = attention.page_size
@@ -60,7 +57,7 @@ class DecodeGraphs:
         tables = torch.zeros(table_entries(largest, columns), dtype=torch.int32, device=device)
         self._captured: dict[int, _Captured] = {}
         pool = torch.cuda.graph_pool_handle()
-        for number, size in enumerate(reversed(self._sizes)):  # the largest first: the others fit in its memory
+        for size in reversed(self._sizes):  # the largest first: the others fit in its memory
             rows, positions, slots = self._inputs[: 3 * size].view(3, size)
             step = attention.graph_step(size, slots, tables)
 
@@ -77,7 +74,6 @@ class DecodeGraphs:
             with torch.cuda.graph(graph, pool=pool):
                 hidden = forward()
             self._captured[size] = _Captured(graph, step, hidden)
-            progress(number + 1, len(self._sizes))
 
     def padded(self, sequences: int) -> int:
         """The size of the graph that runs so many decodes."""

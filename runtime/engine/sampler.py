@@ -11,9 +11,9 @@ from torch import Tensor
 
 from policies.hashing import mix
 from runtime.engine.params import GREEDY, SamplingParams
-from runtime.transfer import to_device
 from runtime.scheduler.batch import Batch
 from runtime.scheduler.sequence import Sequence
+from runtime.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]

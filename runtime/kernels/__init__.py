@@ -23,5 +23,5 @@ def kernels_for(device_type: str, dtype: torch.dtype) -> Kernels:
     if device_type == "cuda" and dtype != torch.float32:
         from runtime.kernels.fused import FusedKernels  # Triton is not there on a machine without a GPU
 
-        return FusedKernels()
+        return FusedKernels(overlap_launch=torch.cuda.get_device_capability() >= (9, 0))
     return TorchKernels()

@@ -1,39 +1,58 @@
 """The kernels in Triton: one pass over memory each, computed in float32."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+# ruff: noqa: N803 (compile-time constants of a kernel are written in capitals)
+
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
+import triton  # type: ignore[import-not-found,unused-ignore] # not there without a GPU
+import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
 from torch import Tensor
 
 from runtime.kernels.base import HeadNorms, Kernels
 
 _HEADS = 4  # that one program turns
 _ACTIVATIONS = 1024  # that one program gates
+_OVERLAP_TOKENS = 64  # of the largest step whose kernels overlap
 
 
 class FusedKernels(Kernels):
-    """For activations whose rows lie one behind the other."""
+    """For activations whose rows lie one behind the other.
+
+    Args:
+        overlap_launch: Whether, in small steps, a kernel is launched while the one before it ends, and waits for it on
+            the device (programmatic dependent launch): from compute capability 9 on.
+    """
+
+    def __init__(self, *, overlap_launch: bool) -> None:
+        self._overlap = overlap_launch
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         width = x.shape[-1]
         out = torch.empty_like(x)
+        pdl = self._overlaps(x)
         block = triton.next_power_of_2(width)
-        _rms_norm[(x.numel() // width,)](x, weight, out, width, eps, BLOCK=block, num_warps=_warps(block))
+        _rms_norm[(x.numel() // width,)](
+            x, weight, out, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **_launch(pdl)
+        )
         return out
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         tokens, width = x.shape
+        pdl = self._overlaps(x)
         block = triton.next_power_of_2(width)
-        _add_rms_norm[(tokens,)](x, residual, weight, width, eps, BLOCK=block, num_warps=_warps(block))
+        _add_rms_norm[(tokens,)](
+            x, residual, weight, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **_launch(pdl)
+        )
         return x, residual
 
     def silu_and_mul(self, x: Tensor) -> Tensor:
         width = x.shape[-1] // 2
         out = x.new_empty(*x.shape[:-1], width)
+        pdl = self._overlaps(x)
         grid = (out.numel() // width, triton.cdiv(width, _ACTIVATIONS))
-        _silu_and_mul[grid](x, out, width, BLOCK=_ACTIVATIONS, num_warps=4)
+        _silu_and_mul[grid](x, out, width, BLOCK=_ACTIVATIONS, PDL=pdl, num_warps=4, **_launch(pdl))
         return out
 
     def rotate_and_store(
@@ -47,6 +66,7 @@ class FusedKernels(Kernels):
         slots: Tensor,
     ) -> Tensor:
         tokens, all_heads, head_dim = qkv.shape
+        pdl = self._overlaps(qkv)
         kv_heads = keys.shape[1]
         heads = all_heads - 2 * kv_heads
         _rotate_and_store[(tokens, triton.cdiv(all_heads, _HEADS))](
@@ -65,9 +85,20 @@ class FusedKernels(Kernels):
             HALF=head_dim // 2,
             BLOCK=triton.next_power_of_2(head_dim // 2),
             HEADS=_HEADS,
+            PDL=pdl,
             num_warps=2,
+            **_launch(pdl),
         )
         return qkv[:, :heads]
+
+    def _overlaps(self, x: Tensor) -> bool:
+        """Waiting blocks take room from running ones: it pays where a step does not fill the GPU."""
+        return self._overlap and len(x) <= _OVERLAP_TOKENS
+
+
+def _launch(pdl: bool) -> dict[str, bool]:
+    """Triton's option; its interpreter does not know it."""
+    return {"launch_pdl": True} if pdl else {}
 
 
 def _warps(block: int) -> int:
@@ -76,10 +107,13 @@ def _warps(block: int) -> int:
 
 
 @triton.jit
-def _rms_norm(x, weight, out, width, eps, BLOCK: tl.constexpr) -> None:  # noqa: N803
+def _rms_norm(x, weight, out, width, eps, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, BLOCK)
     there = column < width
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     value = tl.load(x + row + column, mask=there, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
     scaled = value * scale * tl.load(weight + column, mask=there, other=0.0).to(tl.float32)
@@ -87,10 +121,13 @@ def _rms_norm(x, weight, out, width, eps, BLOCK: tl.constexpr) -> None:  # noqa:
 
 
 @triton.jit
-def _add_rms_norm(x, residual, weight, width, eps, BLOCK: tl.constexpr) -> None:  # noqa: N803
+def _add_rms_norm(x, residual, weight, width, eps, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, BLOCK)
     there = column < width
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     added = tl.load(x + row + column, mask=there, other=0.0).to(tl.float32)
     value = tl.load(residual + row + column, mask=there, other=0.0).to(tl.float32) + added
     tl.store(residual + row + column, value.to(residual.dtype.element_ty), mask=there)
@@ -100,10 +137,13 @@ def _add_rms_norm(x, residual, weight, width, eps, BLOCK: tl.constexpr) -> None:
 
 
 @triton.jit
-def _silu_and_mul(x, out, width, BLOCK: tl.constexpr) -> None:  # noqa: N803
+def _silu_and_mul(x, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = column < width
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     gate = tl.load(x + row * 2 * width + column, mask=there, other=0.0).to(tl.float32)
     up = tl.load(x + row * 2 * width + width + column, mask=there, other=0.0).to(tl.float32)
     gated = gate / (1.0 + tl.exp(-gate)) * up
@@ -111,7 +151,7 @@ def _silu_and_mul(x, out, width, BLOCK: tl.constexpr) -> None:  # noqa: N803
 
 
 @triton.jit
-def _rotate_and_store(  # noqa: D103
+def _rotate_and_store(
     qkv,
     q_weight,
     k_weight,
@@ -123,10 +163,11 @@ def _rotate_and_store(  # noqa: D103
     eps,
     heads,
     kv_heads,
-    NORM: tl.constexpr,  # noqa: N803
-    HALF: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
-    HEADS: tl.constexpr,  # noqa: N803
+    NORM: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEADS: tl.constexpr,
+    PDL: tl.constexpr,
 ) -> None:
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
@@ -136,6 +177,9 @@ def _rotate_and_store(  # noqa: D103
     is_v = (head >= heads + kv_heads) & (head < heads + 2 * kv_heads)
     inside = column < HALF
     there = inside & (head < heads + 2 * kv_heads)
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     at = qkv + (token * (heads + 2 * kv_heads) + head) * (2 * HALF) + column
     raw_left = tl.load(at, mask=there, other=0.0)
     raw_right = tl.load(at + HALF, mask=there, other=0.0)

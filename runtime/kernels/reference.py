@@ -36,7 +36,7 @@ class TorchKernels(Kernels):
         slots: Tensor,
     ) -> Tensor:
         kv_heads = keys.shape[1]
-        q, k, v = qkv.split([qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
+        q, k, v = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
         if norms is not None:
             q, k = self.rms_norm(q, norms.q, norms.eps), self.rms_norm(k, norms.k, norms.eps)
         keys[slots] = rotate(k, cos, sin)

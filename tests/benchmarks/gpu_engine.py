@@ -1,7 +1,8 @@
 """The engine on a GPU, measured: ``python -m tests.benchmarks.gpu_engine [--help]`` prints a table.
 
-Decode: 512-token prompts, mean of 128 steps, as served (with overlap). Prefill: 16 prompts of 2,048 tokens. Offline: 256
-requests, lengths uniform from 100 to 1,024, all at once (nano-vllm's benchmark). Weights are random, sampling is greedy.
+Decode: 512-token prompts, mean of 128 steps, as served (with overlap). Prefill: 16 prompts of 2,048 tokens. Offline:
+256 requests, lengths uniform from 100 to 1,024, all at once (nano-vllm's benchmark). Weights are random, sampling is
+greedy.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Bench:
     ) -> None:
         pages = pages_on_gpu(config, placement, page_size=page_size, workspace_bytes=7 << 30)
         sizes = SchedulerConfig(pages, page_size, 256, 2304)
-        self.config, self.pages = config, pages
+        self.config, self.model, self.pages = config, model, pages
         self.scheduler = Scheduler(sizes, build_policy(POLICY))
         start_s = time.perf_counter()
         self.engine = Timed(make_engine(config, model, placement, sizes, self.scheduler.memory.table, **engine))
@@ -178,21 +179,32 @@ class Bench:
             seen += outputs.prefilled == 0
             if seen == 20:
                 break
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
             start_s = time.perf_counter()
             for _ in range(steps):
                 next(events)
             wall_ms = (time.perf_counter() - start_s) / steps * 1e3
         for _ in events:
             pass
-        rows = sorted(profiler.key_averages(), key=lambda e: -e.device_time_total)
-        busy_ms = sum(e.device_time_total for e in rows) / steps / 1e3
-        lines = [f"    profile at batch {batch}: step {wall_ms:.3f} ms under the profiler, kernels {busy_ms:.3f} ms"]
-        for event in rows[:14]:
-            lines.append(
-                f"      {event.device_time_total / steps:9.1f} us {event.count / steps:7.1f}x {event.key[:100]}"
-            )
-        return "\n".join(lines)
+        return kernel_table(f"decode at batch {batch}", profiler, wall_ms, steps)
+
+    def profile_prefill(self, count: int, length: int) -> str:
+        """The same for whole prompts, a step being all of them."""
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+            wall_ms = count * length / self.prefill(count, length) * 1e3
+        return kernel_table(f"prefill {count} x {length}", profiler, wall_ms, 1)
+
+
+def kernel_table(what: str, profiler: Any, wall_ms: float, steps: int) -> str:
+    """The kernels that took most time."""
+    rows = sorted(profiler.key_averages(), key=lambda e: -e.device_time_total)
+    busy_ms = sum(e.device_time_total for e in rows) / steps / 1e3
+    lines = [f"    profile of {what}: step {wall_ms:.3f} ms under the profiler, kernels {busy_ms:.3f} ms"]
+    for event in rows[:14]:
+        lines.append(f"      {event.device_time_total / steps:9.1f} us {event.count / steps:7.1f}x {event.key[:100]}")
+    return "\n".join(lines)
 
 
 def copy_bandwidth() -> float:
@@ -219,10 +231,10 @@ def floor_ms(config: ModelConfig, model: CausalLm, batch: int, bandwidth: float)
     return (weights + kv) / bandwidth * 1e3
 
 
-def guarded(what: str, work: Callable[[], Any]) -> Any:
+def guarded(what: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """One measurement; where it fails the others go on."""
     try:
-        return work()
+        return work(*arguments, **options)
     except Exception:
         print(f"  {what} FAILED")
         traceback.print_exc()
@@ -238,43 +250,50 @@ def measure(name: str, arguments: argparse.Namespace, bandwidth: float) -> None:
     model = load_model(fields, config, placement, 1)
     torch.cuda.synchronize()
     print(f"{name}: {torch.cuda.memory_allocated() / 2**30:.2f} GiB in {time.perf_counter() - start_s:.1f} s")
-    peer = PEER.get(name, {"decode": {}, "prefill": 0, "offline": 0})
     for page_size, attention, cuda_graph in arguments.variants:
         gc.collect()
         torch.cuda.empty_cache()
-        label = f"{attention} page {page_size} {'graphs' if cuda_graph else 'eager'}"
+        print(f"  {attention} page {page_size} {'graphs' if cuda_graph else 'eager'}")
         bench = guarded(
-            "engine",
-            lambda page_size=page_size, attention=attention, cuda_graph=cuda_graph: Bench(
-                config, model, placement, page_size=page_size, attention=attention, cuda_graph=cuda_graph
-            ),
+            "engine", Bench, config, model, placement, page_size=page_size, attention=attention, cuda_graph=cuda_graph
         )
-        if bench is None:
-            continue
-        free, total = torch.cuda.mem_get_info()
-        print(f"  {label}: built in {bench.build_s:.1f} s, {bench.pages} pages, {free / 2**30:.1f} GiB left")
-        guarded("warm-up", lambda: [None for _ in bench.steps([(100, 20)] * 40)])
-        for batch in arguments.batches if attention != "torch" else [16]:
-            found = guarded("decode", lambda batch=batch: bench.decode(batch))
-            if found:
-                floor = floor_ms(config, model, batch, bandwidth)
-                print(
-                    f"    decode {batch:4d}: {found['ms']:7.3f} ms, {found['ms'] / floor:.2f}x of the floor "
-                    f"{floor:.3f}, peer {peer['decode'].get(batch)}; "
-                    f"host: launch {found['launch_ms']:.3f}, wait {found['wait_ms']:.3f} ms"
-                )
-        if attention != "torch":
-            for _ in range(2):
-                rate = guarded("prefill", lambda: bench.prefill(16, 2048))
-            print(f"    prefill 16 x 2048: {rate or 0:,.0f} tok/s, peer {peer['prefill']:,}")
-            if arguments.offline:
-                found = guarded("offline", bench.offline)
-                print(f"    offline: {found}, peer {peer['offline']:,}")
-            for batch in arguments.profile:
-                print(guarded("profile", lambda batch=batch: bench.profile(batch)))
-        guarded("close", bench.engine.close)
+        if bench is not None:
+            reference = attention == "torch"
+            report(bench, PEER.get(name, {}), [16] if reference else arguments.batches, bandwidth)
+            if not reference:
+                more(bench, PEER.get(name, {}), arguments)
+            bench.engine.close()
         print(f"    most memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
         del bench
+
+
+def report(bench: Bench, peer: dict[str, Any], batches: list[int], bandwidth: float) -> None:
+    """Decode steps."""
+    free, _ = torch.cuda.mem_get_info()
+    print(f"    built in {bench.build_s:.1f} s, {bench.pages} pages, {free / 2**30:.1f} GiB left")
+    guarded("warm-up", lambda: list(bench.steps([(100, 20)] * 40)))
+    for batch in batches:
+        found = guarded("decode", bench.decode, batch)
+        if found:
+            floor = floor_ms(bench.config, bench.model, batch, bandwidth)
+            print(
+                f"    decode {batch:4d}: {found['ms']:7.3f} ms, {found['ms'] / floor:.2f}x of the floor {floor:.3f}, "
+                f"peer {peer.get('decode', {}).get(batch)}; "
+                f"host: launch {found['launch_ms']:.3f}, wait {found['wait_ms']:.3f} ms"
+            )
+
+
+def more(bench: Bench, peer: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Prefill, the offline workload, profiles."""
+    for _ in range(2):  # the first compiles
+        rate = guarded("prefill", bench.prefill, 16, 2048)
+    print(f"    prefill 16 x 2048: {rate or 0:,.0f} tok/s, peer {peer.get('prefill')}")
+    if arguments.offline:
+        print(f"    offline: {guarded('offline', bench.offline)}, peer {peer.get('offline')}")
+    for batch in arguments.profile:
+        print(guarded("profile", bench.profile, batch))
+    if arguments.profile:
+        print(guarded("profile", bench.profile_prefill, 8, 2048))
 
 
 def variant(text: str) -> tuple[int, str, bool]:
@@ -297,7 +316,7 @@ def main() -> None:
     bandwidth = copy_bandwidth()
     print(f"device copy {bandwidth / 1e12:.2f} TB/s")
     for name in arguments.models:
-        guarded(name, lambda name=name: measure(name, arguments, bandwidth))
+        guarded(name, measure, name, arguments, bandwidth)
         gc.collect()
         torch.cuda.empty_cache()
 

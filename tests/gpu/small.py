@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from runtime.engine.memory import kv_pool
 from runtime.engine.offline import run_offline
 from runtime.engine.torch_engine import make_engine
 from runtime.layers.parts import Placement
-from runtime.models.config import load_model_config
+from runtime.models.config import ModelConfig, load_model_config
 from runtime.models.decoder import CausalLm
 from runtime.models.registry import build_model
 from runtime.scheduler import Scheduler, SchedulerConfig
@@ -28,7 +28,6 @@ FIELDS: dict[str, Any] = {
     "hidden_size": 512,
     "num_hidden_layers": 4,
     "num_attention_heads": 8,
-    "num_key_value_heads": 4,
     "head_dim": 128,
     "intermediate_size": 1024,
     "vocab_size": 8192,
@@ -36,32 +35,40 @@ FIELDS: dict[str, Any] = {
     "rope_theta": 1000000,
     "torch_dtype": "bfloat16",
 }
-CONFIG = load_model_config(FIELDS)
 HALF = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16)
 EXACT = Placement(SingleCommunicator(), torch.device("cuda"), torch.float32)
 
 
-def models() -> tuple[CausalLm, CausalLm]:
+class Small(NamedTuple):
     """The same weights in bfloat16 and in float32."""
-    half, exact = build_model(CONFIG, HALF), build_model(CONFIG, EXACT)
+
+    config: ModelConfig
+    half: CausalLm
+    exact: CausalLm
+
+
+def small(kv_heads: int) -> Small:
+    """A model with so many KV heads to 8 query heads."""
+    config = load_model_config({**FIELDS, "num_key_value_heads": kv_heads})
+    half, exact = build_model(config, HALF), build_model(config, EXACT)
     random_weights(half, 1)
     exact.load_state_dict({name: tensor.float() for name, tensor in half.state_dict().items()})
-    return half, exact
+    return Small(config, half, exact)
 
 
 @torch.inference_mode()
-def exact_logits(model: CausalLm, tokens: list[int]) -> torch.Tensor:
+def exact_logits(model: Small, tokens: list[int]) -> torch.Tensor:
     """Reference logits at every position: (tokens, vocab_size) float32."""
     length = len(tokens)
-    kv = kv_pool(CONFIG, EXACT, pages=length, page_size=1)
+    kv = kv_pool(model.config, EXACT, pages=length, page_size=1)
     counts, slots = np.array([length]), torch.arange(length, device="cuda")
     pages = np.arange(length, dtype=np.int32)[None]
     step = TorchAttention(kv, 1).plan(AttentionMetadata(counts, counts, pages, 1, slots))
-    return model.logits(model(torch.tensor(tokens, device="cuda"), slots, step))
+    return model.exact.logits(model.exact(torch.tensor(tokens, device="cuda"), slots, step))
 
 
 def greedy(
-    model: CausalLm,
+    model: Small,
     prompts: list[list[int]],
     count: int,
     *,
@@ -75,7 +82,8 @@ def greedy(
     """Greedy continuations by the engine, over a KV pool that begins as NaN: what no step wrote, none may read."""
     sizes = SchedulerConfig(pages or 8192 // page_size, page_size, max_running, 1024)
     scheduler = Scheduler(sizes, build_policy({**POLICY, **(policy or {})}))
-    engine: Any = make_engine(CONFIG, model, HALF, sizes, scheduler.memory.table, cuda_graph=cuda_graph)
+    table = scheduler.memory.table
+    engine: Any = make_engine(model.config, model.half, HALF, sizes, table, cuda_graph=cuda_graph)
     engine._attention.kv.fill_(torch.nan)
     sequences = [sequence(index, prompt, count) for index, prompt in enumerate(prompts)]
     for _ in run_offline(scheduler, engine, sequences, overlap=overlap):

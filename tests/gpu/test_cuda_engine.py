@@ -1,9 +1,9 @@
 """The GPU engine's tokens are those of the reference, however its steps are run."""
 
+# ruff: noqa: E402 (what needs a GPU is imported once it is known to be there)
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,8 +11,11 @@ if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 pytest.importorskip("flashinfer", reason="needs FlashInfer")
 
+from runtime.attention.base import AttentionMetadata
+from runtime.attention.flashinfer import FlashInferAttention
 from runtime.engine.graphs import ladder
-from tests.gpu.small import exact_logits, greedy, models
+from runtime.engine.memory import kv_pool
+from tests.gpu.small import HALF, Small, exact_logits, greedy, small
 from tests.tiny.serving import prompts
 
 COUNT = 40
@@ -26,16 +29,17 @@ ASKED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def both() -> tuple[Any, Any]:
-    return models()
+@pytest.fixture(scope="module", params=[4, 2], ids=["group_2", "group_4"])
+def model(request: pytest.FixtureRequest) -> Small:
+    """Query heads in groups: decode on CUDA cores, and on tensor cores."""
+    return small(request.param)
 
 
-def assert_likeliest(exact: Any, continuations: list[list[int]]) -> None:
+def assert_likeliest(model: Small, continuations: list[list[int]]) -> None:
     """Each token is the likeliest by the float32 reference, or so close to it that bfloat16 cannot tell."""
     for prompt, tokens in zip(ASKED, continuations, strict=True):
         assert len(tokens) == COUNT
-        logits = exact_logits(exact, prompt + tokens[:-1])[len(prompt) - 1 :]
+        logits = exact_logits(model, prompt + tokens[:-1])[len(prompt) - 1 :]
         chosen = logits.gather(1, torch.tensor(tokens, device="cuda")[:, None])[:, 0]
         behind = (logits.amax(1) - chosen) / logits.norm(dim=1) * logits.shape[1] ** 0.5
         assert behind.max() < 0.1, behind.max()
@@ -45,45 +49,35 @@ def assert_likeliest(exact: Any, continuations: list[list[int]]) -> None:
 @pytest.mark.parametrize("cuda_graph", [True, False], ids=["graph", "eager"])
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "in_turn"])
 @pytest.mark.parametrize("page_size", [1, 16, 64])
-def test_greedy_tokens(both: tuple[Any, Any], page_size: int, overlap: bool, cuda_graph: bool) -> None:
-    half, exact = both
-    assert_likeliest(exact, greedy(half, ASKED, COUNT, page_size=page_size, overlap=overlap, cuda_graph=cuda_graph))
+def test_greedy_tokens(model: Small, page_size: int, overlap: bool, cuda_graph: bool) -> None:
+    assert_likeliest(model, greedy(model, ASKED, COUNT, page_size=page_size, overlap=overlap, cuda_graph=cuda_graph))
 
 
 @pytest.mark.parametrize("batching", ["chunked", "prefill_first", "decode_first"])
-def test_chunked_prefill(both: tuple[Any, Any], batching: str) -> None:
-    half, exact = both
+def test_chunked_prefill(model: Small, batching: str) -> None:
     policy = {"batching": {"name": batching, "step_tokens": 37}}
-    assert_likeliest(exact, greedy(half, ASKED, COUNT, policy=policy))
+    assert_likeliest(model, greedy(model, ASKED, COUNT, policy=policy))
 
 
-def test_preemption_and_eviction(both: tuple[Any, Any]) -> None:
-    half, exact = both
+def test_preemption_and_eviction(model: Small) -> None:
     policy = {"reservation": {"name": "none"}}
-    assert_likeliest(exact, greedy(half, ASKED, COUNT, policy=policy, pages=60))
+    assert_likeliest(model, greedy(model, ASKED, COUNT, policy=policy, pages=60))
 
 
-def test_overlap_and_order_change_nothing(both: tuple[Any, Any]) -> None:
-    half, _ = both
-    assert greedy(half, ASKED, COUNT, overlap=True) == greedy(half, ASKED, COUNT, overlap=True)
+def test_the_same_run_gives_the_same_tokens(model: Small) -> None:
+    assert greedy(model, ASKED, COUNT, overlap=True) == greedy(model, ASKED, COUNT, overlap=True)
 
 
-def test_prefill_logits_are_those_of_float32(both: tuple[Any, Any]) -> None:
-    from runtime.attention.base import AttentionMetadata
-    from runtime.attention.flashinfer import FlashInferAttention
-    from runtime.engine.memory import kv_pool
-    from tests.gpu.small import CONFIG, HALF, np
-
-    half, exact = both
+def test_prefill_logits_are_those_of_float32(model: Small) -> None:
     tokens = prompts(700, vocab_size=8192, seed=3)[0]
-    pool = kv_pool(CONFIG, HALF, pages=44, page_size=16)
+    pool = kv_pool(model.config, HALF, pages=44, page_size=16)
     counts, slots = np.array([700]), torch.arange(700, device="cuda")
-    attention = FlashInferAttention(pool, 16, CONFIG.num_attention_heads)
+    pages = np.arange(44, dtype=np.int32)[None]
     with torch.inference_mode():
-        pages = np.arange(44, dtype=np.int32)[None]
+        attention = FlashInferAttention(pool, 16, model.config.num_attention_heads)
         step = attention.plan(AttentionMetadata(counts, counts, pages, 1, slots))
-        logits = half.logits(half(torch.tensor(tokens, device="cuda"), slots, step))
-    expected = exact_logits(exact, tokens)
+        logits = model.half.logits(model.half(torch.tensor(tokens, device="cuda"), slots, step))
+    expected = exact_logits(model, tokens)
     assert (logits - expected).norm() / expected.norm() < 2e-2
 
 
