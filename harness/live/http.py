@@ -202,7 +202,7 @@ class HttpTransport(Transport):
             if event.error is not None:
                 finish.error = str(event.error)[:_MOST_ERROR]
                 return
-            tokens = sum(bool(choice.text) for choice in event.choices)
+            tokens = sum(choice.finish_reason is None or bool(choice.text) for choice in event.choices)
             for choice in event.choices:
                 if choice.finish_reason is not None:
                     known = choice.finish_reason in FINISH_REASONS
@@ -217,11 +217,10 @@ class HttpTransport(Transport):
                 chunks += tokens
                 self._tell(News(row, tokens, None))
         finish.output_tokens = finish.output_tokens or chunks
-        if finish.status == "ok" and not chunks:
-            # Tokens came that are no text of their own, such as half a character.
-            self._tell(News(row, 1, None))
-        elif finish.status != "ok":
+        if finish.status != "ok":
             finish.error = "the stream ended without a finish_reason"
+        elif finish.output_tokens > chunks:
+            self._tell(News(row, 1, None))  # the last one, that was no text of its own
 
     def _count(self, row: int, usage: _Usage, finish: Finish) -> None:
         finish.output_tokens = usage.completion_tokens

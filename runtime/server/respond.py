@@ -128,7 +128,7 @@ class AnswerResponse(Response):
                     if piece.ended is not None:
                         beside = self._beside(piece.ended)
                         written.append(chunks.end(index, piece, piece.ended.reason, beside))
-                    elif piece.text or piece.logprobs:
+                    elif piece.tokens:  # also without text, as vLLM: clients time tokens by chunks
                         written.append(chunks.chunk(index, piece))
                 if not begun:
                     begun = True
