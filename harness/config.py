@@ -109,7 +109,6 @@ class ExperimentConfig:
     hardware: dict[str, Any] = MISSING
     cost: dict[str, Any] = MISSING
     slo: dict[str, Any] = MISSING
-    experiment: str | None = None
 
 
 def conf_dir() -> Path:

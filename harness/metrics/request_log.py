@@ -27,7 +27,6 @@ _TIMES = (
     "itl_p50_s",
     "itl_p99_s",
     "itl_max_s",
-    "preempted_s",
 )
 _COUNTS = ("cached_tokens", "chunks", "preemptions", "recomputed_tokens")
 _UNFINISHED = STATUSES.index("unfinished")

@@ -72,7 +72,6 @@ class Worker:
         self._gather = gather
         self.inbox: Mailbox[Message] = Mailbox(env)
         self._rows: dict[int, int] = {}  # request id -> row, of the requests in the server
-        self._preempted_s: dict[int, float] = {}
         self._host_s = 0.0
 
     def queue(self, arrived: Submission) -> None:

@@ -80,7 +80,6 @@ class Foresee:
     """Up to ``steps`` more steps like ``batch`` need no decision. Answer: how many there is time for."""
 
     batch: Batch
-    ticket: Any
     steps: int
 
 
@@ -132,7 +131,7 @@ def serve(scheduler: Scheduler, *, overlap: bool) -> Generator[Effect, Any, None
         if leaping is not None and launched is not None:
             quiet = leaping.quiet_steps(launched[0])
             if quiet > 1:
-                steps = yield Foresee(*launched, quiet)
+                steps = yield Foresee(launched[0], quiet)
                 if steps:
                     run = leaping.leap(launched[0], steps)
                     launched = (run.batch, (yield Repeat(run)))

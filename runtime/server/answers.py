@@ -148,7 +148,6 @@ class Chunks:
 
     def __init__(self, shape: Shape, answer_id: str, model: str, created: int, include_usage: bool) -> None:
         self._shape = shape
-        self._include_usage = include_usage
         head = encoded({"id": answer_id, "object": shape.chunk_object, "created": created, "model": model})
         self._head = b"data: " + head[:-1] + b',"choices":['
         self._running = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"

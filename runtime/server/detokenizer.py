@@ -35,11 +35,10 @@ logger = logging.getLogger(__name__)
 class _Answer:
     """An output on its way out."""
 
-    __slots__ = ("frontend", "stops", "stream", "tokens", "wants_text")
+    __slots__ = ("frontend", "stops", "stream", "tokens")
 
     def __init__(self, opening: Opening, tokenizer: TextTokenizer) -> None:
         self.frontend = opening.frontend
-        self.wants_text = opening.text
         self.tokens = 0
         self.stops = StopStrings(opening.stop)
         self.stream = TextStream(tokenizer.decode, ids_of(opening.tail).tolist()) if opening.text else None
