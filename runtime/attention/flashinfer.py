@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import flashinfer  # type: ignore[import-not-found,unused-ignore] # not there without a GPU
+import flashinfer  # not there without a GPU
 import numpy as np
 import numpy.typing as npt
 import torch
-from flashinfer.decode import fast_decode_plan  # type: ignore[import-not-found,unused-ignore]
+from flashinfer.decode import fast_decode_plan
 from torch import Tensor
 
 from runtime.attention.base import Attention, AttentionMetadata, AttentionStep, IntArray

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-not-found,unused-ignore] # not there without a GPU
-import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
+import triton  # comes with the CUDA builds of torch alone
+import triton.language as tl
 from torch import Tensor
 
 from runtime.kernels.base import HeadNorms, Kernels
