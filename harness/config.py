@@ -22,18 +22,18 @@ class TraceConfig:
         path: Any file or directory instead.
         format: Its format, where its content does not tell.
         generate: Or a synthetic workload, by the fields of traces.generate.SyntheticWorkload.
-        start_s: Leave out what arrives earlier,
-        end_s: or later, than this; the window then starts at 0.
-        head: Only the first so many requests.
+        start_s: Leave out what arrives earlier than this; the window then starts at 0.
+        end_s: Leave out what arrives later than this.
+        head: Only the first so many requests, from 1.
         recover_sessions: Find sessions by prefixes: a prompt that extends an earlier one is its next turn.
-        sample: A share of the sessions, such as 1/8, chosen by a fixed hash.
-        thin: A share of the requests.
+        sample: A share of the sessions, such as 1/8, chosen by a fixed hash: keeps what turns share.
+        thin: A share of the requests, chosen likewise: a lower rate, and less of what they share.
         seed: Another sample.
-        cap_prompt_tokens: Longer prompts are cut to this,
-        cap_output_tokens: longer outputs to this,
-        cap_total_tokens: and both together to this.
+        cap_prompt_tokens: Longer prompts are cut to this, from 1.
+        cap_output_tokens: Longer outputs are cut to this, from 1.
+        cap_total_tokens: Prompt and output together are cut to this.
         rate: Requests per second to scale the arrivals to.
-        rate_scale: Or a factor on the rate.
+        rate_scale: Or a factor on the rate; the shape of the arrivals stays.
     """
 
     name: str = "trace"
@@ -56,7 +56,17 @@ class TraceConfig:
 
 @dataclass
 class WorkloadConfig:
-    """When the client sends; see harness.workload.Workload."""
+    """When the client sends.
+
+    Attributes:
+        arrivals: ``open``: at the trace's times, whatever the server does, so that queues grow as they would;
+            ``closed``: a fixed number in flight, which never overloads and so tells throughput, not waiting;
+            ``all_at_once``: everything at time 0, which leaves time out of every decision.
+        concurrency: For closed arrivals, sessions or lone requests in flight, from 1. More of them: more tokens a
+            second, and more between two tokens of one request.
+        warmup_s: Requests that arrive earlier, in seconds, are left out of the summary: the prefix cache is cold then.
+        prompt_seed: Another seed, other token ids: nothing is shared between runs on one server.
+    """
 
     arrivals: str = "open"
     concurrency: int = 0
@@ -69,14 +79,19 @@ class EngineConfig:
     """The server.
 
     Attributes:
-        page_size: Tokens a page of KV.
-        pages: Pages of KV; null: what fits into the GPU's memory.
-        memory_fraction: Share of the GPU's memory to use.
+        page_size: Tokens a page of KV, from 1. Only whole pages are shared: small ones find more of a prefix and waste
+            less at a sequence's end, large ones are fewer to look after.
+        pages: Pages of KV, from 1; null: what fits into the GPU's memory.
+        memory_fraction: Share of the GPU's memory to use, over 0 to 1. More of it is more KV: more requests at once,
+            longer-lived prefixes; too much leaves nothing for other programs and for fragmentation.
         workspace_bytes: Of that, kept for activations, graphs and buffers.
-        max_running: The most requests admitted at once.
-        max_context: The longest request, prompt and output; null: the model's.
-        overlap: Schedule and launch a step while the device runs the one before.
-        cuda_graph: Replay decode steps as CUDA graphs.
+        max_running: The most requests admitted at once, from 1. More share each reading of the weights, which is
+            throughput; each waits longer for its next token; the rest wait in the queue.
+        max_context: The longest request, prompt and output, in tokens; null: the model's. Longer ones are rejected.
+        overlap: Schedule and launch a step while the device runs the one before. Hides the scheduler's time; a
+            sequence that ended is in one step more before that is known.
+        cuda_graph: Replay decode steps as CUDA graphs. One launch in place of hundreds, for some memory, time at the
+            start, and batches padded to the next captured size.
     """
 
     page_size: int = 1
@@ -95,7 +110,17 @@ class ExperimentConfig:
 
     Attributes:
         name: Of the run, in its directory's name.
-        tp: GPUs that share the model (tensor parallel).
+        tp: GPUs that share the model (tensor parallel), a divisor of its heads. Each holds and reads less, which is
+            latency and room for KV; every layer waits for the slowest twice.
+        backend: Who plays the engine, and what time is.
+        policy: The scheduler's decisions.
+        trace: What is replayed.
+        workload: When it is sent.
+        engine: Sizes of the server.
+        model: Which model is served.
+        hardware: On which GPU; the simulator's steps take as long as it needs.
+        cost: How the simulator finds a step's seconds.
+        slo: Limits on a request's latencies, for goodput.
     """
 
     name: str = MISSING
