@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
-from policies import eviction
-from policies.batching import Batching, Chunked, DecodeFirst, PrefillFirst
+from policies import batching, eviction, order, prediction, preemption, reservation
 from policies.errors import PolicyError
-from policies.order import DynamicOrder, Fcfs, Lpm, Order, Priority, Random, Sjf
-from policies.prediction import MaxTokens, NoisyOracle, Oracle, Prediction
-from policies.preemption import LeastProgress, Newest, Oldest, Preemption
-from policies.reservation import Full, NoReservation, Predicted, Ratio, Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +23,59 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "order": Part(
-        (Order, DynamicOrder), {"fcfs": Fcfs, "lpm": Lpm, "sjf": Sjf, "priority": Priority, "random": Random}
+        (order.Order, order.DynamicOrder),
+        {
+            "fcfs": order.Fcfs,
+            "lpm": order.Lpm,
+            "k_lpm": order.KLpm,
+            "dfs_weight": order.DfsWeight,
+            "shortest_prefill_first": order.ShortestPrefillFirst,
+            "hrrn": order.Hrrn,
+            "sjf": order.Sjf,
+            "srpt": order.Srpt,
+            "lof": order.Lof,
+            "las": order.Las,
+            "mlfq": order.Mlfq,
+            "vtc": order.Vtc,
+            "dlpm": order.Dlpm,
+            "routing_key": order.RoutingKey,
+            "edf": order.Edf,
+            "least_slack": order.LeastSlack,
+            "priority": order.Priority,
+            "random": order.Random,
+        },
     ),
-    "batching": Part((Batching,), {"prefill_first": PrefillFirst, "decode_first": DecodeFirst, "chunked": Chunked}),
-    "reservation": Part((Reservation,), {"full": Full, "ratio": Ratio, "predicted": Predicted, "none": NoReservation}),
-    "preemption": Part((Preemption,), {"newest": Newest, "oldest": Oldest, "least_progress": LeastProgress}),
+    "batching": Part(
+        (batching.Batching,),
+        {
+            "prefill_first": batching.PrefillFirst,
+            "decode_first": batching.DecodeFirst,
+            "chunked": batching.Chunked,
+            "slo_chunked": batching.SloChunked,
+        },
+    ),
+    "reservation": Part(
+        (reservation.Reservation, reservation.JointReservation),
+        {
+            "full": reservation.Full,
+            "ratio": reservation.Ratio,
+            "predicted": reservation.Predicted,
+            "past_future": reservation.PastFuture,
+            "none": reservation.NoReservation,
+        },
+    ),
+    "preemption": Part(
+        (preemption.Preemption,),
+        {
+            "newest": preemption.Newest,
+            "oldest": preemption.Oldest,
+            "least_progress": preemption.LeastProgress,
+            "most_served": preemption.MostServed,
+            "longest_remaining": preemption.LongestRemaining,
+            "least_urgent": preemption.LeastUrgent,
+            "min_waste": preemption.MinWaste,
+        },
+    ),
     "eviction": Part(
         (eviction.Eviction,),
         {
@@ -46,6 +89,7 @@ PARTS: Mapping[str, Part] = {
             "tlru": eviction.Tlru,
             "lfuda": eviction.Lfuda,
             "gdsf": eviction.Gdsf,
+            "pgdsf": eviction.Pgdsf,
             "lru_k": eviction.LruK,
             "two_q": eviction.TwoQ,
             "arc": eviction.Arc,
@@ -53,12 +97,23 @@ PARTS: Mapping[str, Part] = {
             "sieve": eviction.Sieve,
             "wtinylfu": eviction.WTinyLfu,
             "ttl": eviction.Ttl,
+            "session": eviction.SessionEviction,
+            "priority": eviction.PriorityEviction,
             "hyperbolic": eviction.Hyperbolic,
             "lhd": eviction.Lhd,
             "flop_aware": eviction.FlopAware,
         },
     ),
-    "prediction": Part((Prediction,), {"max_tokens": MaxTokens, "oracle": Oracle, "noisy_oracle": NoisyOracle}),
+    "prediction": Part(
+        (prediction.Prediction,),
+        {
+            "max_tokens": prediction.MaxTokens,
+            "oracle": prediction.Oracle,
+            "noisy_oracle": prediction.NoisyOracle,
+            "ranks": prediction.Ranks,
+            "history": prediction.History,
+        },
+    ),
 }
 
 
@@ -88,7 +143,7 @@ def find(part: str, name: str) -> type:
             f"path, e.g. policy.{part}.name=my_policies.{name.title()}"
         )
     if not (isinstance(found, type) and issubclass(found, room.bases)):
-        bases = " or ".join(base.__module__ + "." + base.__name__ for base in room.bases)
+        bases = " or ".join(f"policies.{part}.{base.__name__}" for base in room.bases)
         raise PolicyError(f"policy.{part}.name={name}: this is {found!r}, not a subclass of {bases}")
     return found
 

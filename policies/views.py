@@ -7,17 +7,36 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 
-class SequenceView(Protocol):
+
+class RequestView(Protocol):
+    """Who a request is: what the eviction policy is told of those that use a path of the prefix tree."""
+
+    @property
+    def request_id(self) -> int:
+        """Identity of the request."""
+
+    @property
+    def priority(self) -> int:
+        """Larger is more urgent."""
+
+    @property
+    def session_id(self) -> int:
+        """Conversation, or -1."""
+
+    @property
+    def client_id(self) -> int:
+        """Tenant, or -1."""
+
+
+class SequenceView(RequestView, Protocol):
     """A request inside the server, as a policy sees it.
 
     ``cached <= computed <= total``: tokens at the front that the prefix cache holds, tokens whose KV a launched step
     has written, tokens known or on their way.
     """
-
-    @property
-    def request_id(self) -> int:
-        """Identity of the request."""
 
     @property
     def ordinal(self) -> int:
@@ -56,20 +75,16 @@ class SequenceView(Protocol):
         """Tokens of prompt and output, those of the step in flight included."""
 
     @property
-    def priority(self) -> int:
-        """Larger is more urgent."""
+    def tokens(self) -> npt.NDArray[np.int32]:
+        """The ids known so far: (``total``,) or more, int32. Made when first asked for, so ask it of a few."""
+
+    @property
+    def output_tokens(self) -> int:
+        """Output tokens that are committed; those of the step in flight are not."""
 
     @property
     def deadline_s(self) -> float:
         """When the last token is wanted, seconds on the scheduler's clock, or NaN."""
-
-    @property
-    def session_id(self) -> int:
-        """Conversation, or -1."""
-
-    @property
-    def client_id(self) -> int:
-        """Tenant, or -1."""
 
     @property
     def preemptions(self) -> int:
@@ -132,6 +147,10 @@ class SchedulerView(Protocol):
         """Admitted sequences past their prompt."""
 
     @property
+    def decoding_tokens(self) -> int:
+        """Context of the admitted sequences past their prompt, all together."""
+
+    @property
     def max_running(self) -> int:
         """The most sequences admitted at once."""
 
@@ -145,3 +164,6 @@ class SchedulerView(Protocol):
 
     def cached_prefix(self, sequence: SequenceView) -> int:
         """Tokens at the front of a waiting sequence that the prefix cache holds now."""
+
+    def cached_node(self, sequence: SequenceView) -> CacheNode | None:
+        """The deepest node of the prefix tree that they reach into, the root where it holds none; None with no tree."""

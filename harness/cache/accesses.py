@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.cache.errors import CacheError
 from traces.paths import find_paths
-from traces.schema import offsets
+from traces.schema import NONE, offsets
+from traces.transforms import recover_sessions
 
 if TYPE_CHECKING:
     from traces.schema import FloatArray, IntArray, Trace
+
+
+class Reader(NamedTuple):
+    """Who looks up a prompt, as an eviction policy sees it (:class:`policies.views.RequestView`)."""
+
+    request_id: int
+    priority: int = 0
+    session_id: int = NONE
+    client_id: int = NONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +40,7 @@ class Accesses:
         prompt_tokens: (requests,) lengths.
         arrival_s: (requests,) seconds.
         block_size: Tokens of a block; the last one of a prompt may be shorter, and counts as one all the same.
+        readers: Who each request is.
     """
 
     start: IntArray
@@ -37,6 +48,7 @@ class Accesses:
     prompt_tokens: IntArray
     arrival_s: FloatArray
     block_size: int
+    readers: tuple[Reader, ...]
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
@@ -57,6 +69,8 @@ class Accesses:
 
 def cut(trace: Trace, block_size: int | None = None) -> Accesses:
     """The prompts of a trace in blocks.
+
+    Where the trace names no sessions, they are those that :func:`recover_sessions` finds by earlier prompts.
 
     Args:
         trace: One that names prefixes.
@@ -84,4 +98,7 @@ def cut(trace: Trace, block_size: int | None = None) -> Accesses:
     covering = np.searchsorted(np.cumsum(trace.block_tokens), end - 1, side="right")
     names = find_paths(trace).of_block[covering] * (int(counts.max()) + 1) + depth
     numbers = np.unique(names, return_inverse=True)[1]
-    return Accesses(start, numbers.astype(np.int32), trace.prompt_tokens, trace.arrival_s, size)
+    named = recover_sessions(trace) if (trace.session_id == NONE).any() else trace
+    columns = (named.request_id, named.priority, named.session_id, named.client_id)
+    readers = tuple(map(Reader, *(column.tolist() for column in columns)))
+    return Accesses(start, numbers.astype(np.int32), trace.prompt_tokens, trace.arrival_s, size, readers)

@@ -7,6 +7,7 @@ import multiprocessing
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -100,6 +101,8 @@ class Cell(NamedTuple):
         size_blocks: Capacity.
         sample: Which sample, from 0.
         hit_ratio: Prompt tokens found, of all.
+        of_belady: Prompt tokens found, of those that Belady's bound finds in the same sample at this size; NaN where it
+            finds none, or was not asked.
         flops_saved: Prefill operations saved, of all.
     """
 
@@ -107,6 +110,7 @@ class Cell(NamedTuple):
     size_blocks: int
     sample: int
     hit_ratio: float
+    of_belady: float
     flops_saved: float
 
 
@@ -175,7 +179,9 @@ def compare(
     for spec, passes in asked:
         for size in [size for some in passes for size in some]:
             for sample in range(len(samples)):
-                cells.append(Cell(spec.text, size, sample, *found[spec.text, size, sample]))
+                hit_ratio, saved = found[spec.text, size, sample]
+                most, _ = found.get((BELADY, size, sample), (0.0, 0.0))
+                cells.append(Cell(spec.text, size, sample, hit_ratio, hit_ratio / most if most else nan, saved))
     return cells
 
 

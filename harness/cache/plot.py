@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING
 
 from harness.cache.lab import BELADY, UNBOUNDED, spreads
@@ -15,9 +16,14 @@ if TYPE_CHECKING:
 
     from harness.cache.lab import Cell, Spread
 
-PANELS = {"hit_ratio": "Prompt tokens found (%)", "flops_saved": "Prefill operations saved (%)"}
+PANELS = {
+    "hit_ratio": "Prompt tokens found (%)",
+    "of_belady": "Of what Belady's bound finds (%)",
+    "flops_saved": "Prefill operations saved (%)",
+}
 LINES = COLOURS[:-1]  # black is the bound's
 HEADROOM = 1.06
+BANDS = 0.6  # opacity of all of them together
 
 
 def plot_curves(cells: Sequence[Cell], title: str, path: Path) -> None:
@@ -34,7 +40,7 @@ def plot_curves(cells: Sequence[Cell], title: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 5.4), dpi=120, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(16, 5.2), dpi=100, facecolor="white", layout="constrained")
     formats = FigureCanvasAgg(figure).get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in formats:
         raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
@@ -55,8 +61,12 @@ def _draw(axes: Axes, curves: dict[str, dict[int, Spread]]) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     curves = dict(curves)
-    unbounded = next(iter(curves.pop(UNBOUNDED).values()))
-    axes.axhline(100 * unbounded.mean, color="#888888", linewidth=1.2, linestyle=":", label=UNBOUNDED)
+    (unbounded,) = curves.pop(UNBOUNDED).values()
+    most = 100 * unbounded.high
+    if isnan(most):
+        most = 100.0
+    else:
+        axes.axhline(100 * unbounded.mean, color="#888888", linewidth=1.2, linestyle=":", label=UNBOUNDED)
     # The legend reads from the best to the worst.
     order = sorted(curves, key=lambda name: -sum(spread.mean for spread in curves[name].values()))
     styles = {name: position for position, name in enumerate(name for name in curves if name != BELADY)}
@@ -70,14 +80,15 @@ def _draw(axes: Axes, curves: dict[str, dict[int, Spread]]) -> None:
             width = 1.6
         mean, low, high = ([100 * spread[part] for spread in by_size.values()] for part in range(3))
         axes.plot(sizes, mean, dash, marker="o", markersize=3, label=name, color=colour, linewidth=width)
-        axes.fill_between(sizes, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.fill_between(sizes, low, high, color=colour, alpha=min(BANDS / len(curves), 0.12), linewidth=0)
     ticks = sorted({size for by_size in curves.values() for size in by_size})
     axes.set_xscale("log")
     axes.set_xticks(ticks)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _short(size)))
     axes.set_xlabel("cache size (blocks, log)")
-    axes.set_ylim(0, max(100 * unbounded.high * HEADROOM, 1.0))
+    least = min(100 * spread.low for by_size in curves.values() for spread in by_size.values())
+    axes.set_ylim(0.9 * least if least > most / 2 else 0, max(most * HEADROOM, 1.0))
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

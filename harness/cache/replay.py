@@ -33,18 +33,18 @@ def replay_hits(accesses: Accesses, eviction: Eviction, size: int) -> IntArray:
     hits = np.empty(len(accesses), dtype=np.int64)
     starts = accesses.start.tolist()
     free = size
-    for row, arrival_s in enumerate(accesses.arrival_s.tolist()):
+    for row, (reader, arrival_s) in enumerate(zip(accesses.readers, accesses.arrival_s.tolist(), strict=True)):
         blocks = accesses.block[starts[row] : starts[row + 1]]
         eviction.tick(arrival_s)
         match = cache.match(blocks)
         hits[row] = match.tokens
-        node, _ = cache.lock(match)
+        node, _ = cache.lock(match, reader)
         rest = blocks[match.tokens :][: free + cache.evictable_pages]
         if len(rest):
             if len(rest) > free:
                 cache.evict(len(rest) - free)
                 free = len(rest)
-            node, _ = cache.insert(node, rest, pages[: len(rest)])
+            node, _ = cache.insert(node, rest, pages[: len(rest)], reader)
             free -= len(rest)
         cache.unlock(node)
     return hits

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from traces.schema import Trace
 
 PIPE_WIDTH = 160
-POLICIES = "lru,lfu,fifo,lfuda,gdsf,slru,lru_k,two_q,arc,s3fifo,sieve,wtinylfu,belady"
+POLICIES = "lru,fifo,lfu,slru,lfuda,gdsf,two_q,arc,s3fifo,sieve,wtinylfu,lhd,session,belady"
 STEPS = 8  # halvings of the distinct blocks, where no sizes are given
 EXAMPLE = """\
 example:
@@ -97,7 +98,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         f"{samples[0].distinct:,} distinct blocks of {samples[0].block_size} tokens"
     )
     if arguments.sample:
-        said += f" (sample {arguments.sample}, the first of {len(samples)})"
+        said += f" (of {arguments.sample} of the sessions, seed 0)"
     console.print(said, highlight=False, soft_wrap=True, markup=False)
 
     begun_s = time.perf_counter()
@@ -107,13 +108,15 @@ def _compare(arguments: argparse.Namespace) -> None:
             samples, policies, sizes, model, arguments.jobs, lambda done, of: bar.update(task, completed=done, total=of)
         )
     took_s = time.perf_counter() - begun_s
-    titles = {"hit_ratio": "Prompt tokens found (%)", "flops_saved": f"Prefill operations saved (%), {model.name}"}
+    titles = {
+        "hit_ratio": "Prompt tokens found (%)",
+        "of_belady": "Of the tokens that Belady's bound finds (%)",
+        "flops_saved": f"Prefill operations saved (%), {model.name}",
+    }
     for column, title in titles.items():
-        over = f", mean of {len(samples)} samples ± half their spread" if len(samples) > 1 else ""
+        over = f", mean of seeds 0 to {len(samples) - 1} ± half their spread" if len(samples) > 1 else ""
         console.print(f"{title}{over}", highlight=False, soft_wrap=True)
         console.print(_table(spreads(cells, column), sizes, len(samples)))
-    note = "of Belady: hits at all sizes together, as a share of the bound's (which bounds tokens, not operations)"
-    console.print(note, highlight=False, soft_wrap=True)
     console.print(f"{len(cells):,} cells in {took_s:.1f} s", highlight=False)
     if arguments.out is not None:
         _save(cells, samples[0].block_size, arguments.out)
@@ -167,7 +170,7 @@ def _model(name: str) -> ModelShape:
 
 
 def _table(curves: dict[str, dict[int, Spread]], sizes: list[int], samples: int) -> Table:
-    """A row for each policy, the best first; Belady's bound and the unbounded cache below."""
+    """A row for each policy, the best over all sizes first; Belady's bound and the unbounded cache below."""
     from rich.table import Table
 
     from harness.cache.lab import BELADY, UNBOUNDED
@@ -176,23 +179,22 @@ def _table(curves: dict[str, dict[int, Spread]], sizes: list[int], samples: int)
     table.add_column("blocks", no_wrap=True)
     for size in sizes:
         table.add_column(f"{size:,}", justify="right", no_wrap=True)
-    table.add_column("of Belady", justify="right", no_wrap=True)
-    curves = dict(curves)
-    unbounded = next(iter(curves.pop(UNBOUNDED).values()))
-    bound = sum(spread[0] for spread in curves[BELADY].values())
-    totals = {name: sum(spread[0] for spread in by_size.values()) for name, by_size in curves.items()}
+    table.add_column("mean", justify="right", no_wrap=True)
+    bounded = {name: [by_size[size] for size in sizes] for name, by_size in curves.items() if name != UNBOUNDED}
+    means = {name: sum(spread.mean for spread in row) / len(row) for name, row in bounded.items()}
     best = [
-        max((by_size[size][0] for name, by_size in curves.items() if not name.startswith(BELADY)), default=0)
-        for size in sizes
+        max((row[at].mean for name, row in bounded.items() if not name.startswith(BELADY)), default=0)
+        for at in range(len(sizes))
     ]
-    for name in sorted(curves, key=lambda name: (name.startswith(BELADY), -totals[name])):
-        by_size = curves[name]
+    for name in sorted(bounded, key=lambda name: (name.startswith(BELADY), -means[name])):
         cells = [
-            _cell(by_size[size], samples, bold=by_size[size][0] == top) for size, top in zip(sizes, best, strict=True)
+            _cell(spread, samples, bold=spread.mean == top) for spread, top in zip(bounded[name], best, strict=True)
         ]
-        table.add_row(name, *cells, f"{100 * totals[name] / bound:.0f} %" if bound else "-")
-    table.add_section()
-    table.add_row(UNBOUNDED, *[_cell(unbounded, samples, bold=False)] * len(sizes), "")
+        table.add_row(name, *cells, f"{100 * means[name]:.1f}")
+    (unbounded,) = curves[UNBOUNDED].values()
+    if not isnan(unbounded.mean):
+        table.add_section()
+        table.add_row(UNBOUNDED, *[_cell(unbounded, samples, bold=False)] * len(sizes), "")
     return table
 
 

@@ -14,10 +14,13 @@ from policies.eviction.lhd import Lhd
 from policies.eviction.lru import Lru
 from policies.eviction.lru_k import LruK
 from policies.eviction.mru import Mru
+from policies.eviction.pgdsf import Pgdsf
+from policies.eviction.priority import PriorityEviction
 from policies.eviction.queues import Place, QueuedEviction
 from policies.eviction.random import RandomEviction
 from policies.eviction.s3fifo import S3Fifo
 from policies.eviction.sampled import SampledEviction
+from policies.eviction.session import SessionEviction
 from policies.eviction.sieve import Sieve
 from policies.eviction.slru import Slru
 from policies.eviction.tlru import Tlru
@@ -42,12 +45,15 @@ __all__ = [
     "Lru",
     "LruK",
     "Mru",
+    "Pgdsf",
     "Place",
+    "PriorityEviction",
     "QueuedEviction",
     "RandomEviction",
     "Rank",
     "S3Fifo",
     "SampledEviction",
+    "SessionEviction",
     "Sieve",
     "Slru",
     "Tlru",

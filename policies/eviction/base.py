@@ -6,7 +6,7 @@ import heapq
 from abc import ABC, abstractmethod
 from typing import Any, TypeAlias
 
-from policies.views import CacheNode
+from policies.views import CacheNode, RequestView
 
 Rank: TypeAlias = float | tuple[float, ...]
 
@@ -33,6 +33,13 @@ class Eviction(ABC):
     @abstractmethod
     def victim(self) -> CacheNode:
         """The released leaf to go next. Asked only when there is one; asking twice changes nothing."""
+
+    def used(self, node: CacheNode, request: RequestView) -> None:
+        """A request reads the node from now on, which it found (it is pinned) or brought (it was never released).
+
+        For policies to which it matters who uses a path. A path is told in pieces: what was found from its end to its
+        front, then what the request brings, as it is computed.
+        """
 
     def split(self, upper: CacheNode, lower: CacheNode) -> None:
         """A node was cut in two: ``upper`` is new and holds its front, ``lower`` is the old one with the rest.

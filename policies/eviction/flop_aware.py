@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from policies.errors import PolicyError
-from policies.eviction.sampled import SampledEviction
+from policies.eviction.sampled import Leaf, SampledEviction
 from policies.views import CacheNode
 
 
@@ -38,17 +38,15 @@ class FlopAware(SampledEviction):
             )
         self._weight, self._attention_tokens = weight, attention_tokens
 
-    def least(self, leaves: Sequence[CacheNode]) -> CacheNode:
-        recency = _scaled([-float(self.age(node)) for node in leaves])
-        efficiency = _scaled([self._efficiency(node) for node in leaves])
-        worth = [r + self._weight * e for r, e in zip(recency, efficiency, strict=True)]
-        return min(zip(worth, leaves, strict=True), key=lambda pair: (pair[0], pair[1].serial))[1]
+    def worth(self, leaves: Sequence[Leaf]) -> list[float]:
+        _, times, efficiencies = zip(*leaves, strict=True)
+        newest, oldest = max(times), min(times)
+        high, low = max(efficiencies), min(efficiencies)
+        of_time = 1.0 / max(newest - oldest, 1)
+        of_efficiency = self._weight / (high - low) if high > low else 0.0
+        return [(last - oldest) * of_time + (note - low) * of_efficiency for _, last, note in leaves]
 
-    def _efficiency(self, node: CacheNode) -> float:
+    def note(self, node: CacheNode) -> float:
+        """The efficiency, but for a constant factor."""
         begin = node.parent.end if node.parent is not None else 0
         return 1.0 + (begin + node.end) / 2 / self._attention_tokens
-
-
-def _scaled(values: list[float]) -> list[float]:
-    low, high = min(values), max(values)
-    return [(value - low) / (high - low) if high > low else 0.0 for value in values]

@@ -11,8 +11,7 @@ class Gdsf(Lfuda):
     """The smallest ``uses * cost / size + age at its last use``: what is cheap to compute again goes first.
 
     Cherkasova, HP Labs 1998 (HPL-98-69R1). The cost is that of computing the node's tokens at their depth, so cost over
-    size is 1 for the linear layers, and for attention the node's mean depth over ``attention_tokens``. RAGCache's PGDSF
-    (Jin et al., 2024) is the same with a measured cost.
+    size is 1 for the linear layers, and for attention the node's mean depth over ``attention_tokens``.
 
     Args:
         attention_tokens: Context at which attention costs as much as all linear layers, tokens: 24,000 for Qwen3-8B

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.eviction.sampled import SampledEviction
+from policies.eviction.sampled import Leaf, SampledEviction
 from policies.views import CacheNode
 
 
@@ -22,5 +22,6 @@ class Hyperbolic(SampledEviction):
         self._now = max(self._now, node.inserted)
         super().released(node)
 
-    def least(self, leaves: Sequence[CacheNode]) -> CacheNode:
-        return min(leaves, key=lambda node: (node.hits / (self._now - node.inserted + 1), node.serial))
+    def worth(self, leaves: Sequence[Leaf]) -> list[float]:
+        next_insertion = self._now + 1
+        return [node.hits / (next_insertion - node.inserted) for node, _, _ in leaves]

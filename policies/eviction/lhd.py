@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log2
+from math import ceil, log2
 
-from policies.eviction.sampled import SampledEviction
+from policies.eviction.sampled import Leaf, SampledEviction
 from policies.views import CacheNode
 
 CLASSES = 4  # by uses: 1, 2, 3, more
@@ -14,6 +14,9 @@ BINS = STEPS * 32
 WIDTHS = tuple(2 ** (at / STEPS) * (2 ** (1 / STEPS) - 1) for at in range(BINS))
 EVERY = 500  # events between two looks at the counts
 KEPT = 0.9  # of the counts, at each look
+TABLE = [  # the bin of each age that it knows
+    at for at in range(STEPS * 16) for _ in range(ceil(2 ** (at / STEPS)), ceil(2 ** ((at + 1) / STEPS)))
+]
 
 
 class Lhd(SampledEviction):
@@ -31,19 +34,20 @@ class Lhd(SampledEviction):
         self._densities = [[1.0 / (at + 1) for at in range(BINS)] for _ in range(CLASSES)]
         self._events = 0
 
-    def least(self, leaves: Sequence[CacheNode]) -> CacheNode:
-        return min(leaves, key=self._worth)
+    def worth(self, leaves: Sequence[Leaf]) -> list[float]:
+        clock, tabled = self.clock, len(TABLE)
+        return [row[TABLE[age] if (age := clock - last) < tabled else _bin(age)] for _, last, row in leaves]
 
-    def used(self, node: CacheNode, age: int) -> None:
+    def note(self, node: CacheNode) -> list[float]:
+        """The densities that apply; they are looked at again in place."""
+        return self._densities[_class(node.hits)]
+
+    def returned(self, node: CacheNode, age: int) -> None:
         self._count(self._hits, node.hits - 1, age)
 
     def removed(self, node: CacheNode) -> None:
         self._count(self._evictions, node.hits, self.age(node))
         super().removed(node)
-
-    def _worth(self, node: CacheNode) -> tuple[float, int, int]:
-        age = self.age(node)
-        return self._densities[_class(node.hits)][_bin(age)], -age, node.serial
 
     def _count(self, counts: list[list[float]], uses: int, age: int) -> None:
         counts[_class(uses)][_bin(age)] += 1
@@ -68,4 +72,4 @@ def _class(uses: int) -> int:
 
 
 def _bin(age: int) -> int:
-    return min(int(STEPS * log2(age + 1)), BINS - 1)
+    return TABLE[age] if age < len(TABLE) else min(int(STEPS * log2(age + 1)), BINS - 1)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from policies.eviction.base import LeafHeap
-from policies.hashing import uniform
-from policies.views import CacheNode
+from collections.abc import Sequence
+
+from policies.eviction.sampled import Leaf, SampledEviction
 
 
-class RandomEviction(LeafHeap):
-    """Leaves in a random order, drawn anew whenever a leaf becomes evictable.
+class RandomEviction(SampledEviction):
+    """Any leaf, all alike: a sample of one.
 
     Args:
-        seed: Another seed, another order.
+        seed: Another seed, other draws.
     """
 
     def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self._seed = seed
-        self._draws = 0
+        super().__init__(samples=1, seed=seed)
 
-    def priority(self, node: CacheNode) -> float:
-        self._draws += 1
-        return uniform(self._seed, node.serial, self._draws)
+    def worth(self, leaves: Sequence[Leaf]) -> list[float]:
+        return [0.0] * len(leaves)

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from policies.errors import PolicyError
 from policies.eviction.base import Eviction
 from policies.hashing import mix
 from policies.views import CacheNode
+
+
+class Leaf(NamedTuple):
+    """An evictable leaf, as policies compare it: what they ask for again and again is at hand.
+
+    Attributes:
+        node: The leaf.
+        last: The clock at its last release.
+        note: What the policy said of it (:meth:`SampledEviction.note`).
+    """
+
+    node: CacheNode
+    last: int
+    note: Any
 
 
 class SampledEviction(Eviction):
@@ -29,15 +44,20 @@ class SampledEviction(Eviction):
         self._samples, self._seed = samples, seed
         self._draws = 0
         self._last: dict[int, int] = {}  # by serial: the clock at the last release
-        self._leaves: list[CacheNode] = []
+        self._leaves: list[Leaf] = []
         self._index: dict[int, int] = {}  # of each of them, by serial
         self._named: CacheNode | None = None  # the victim, until something else happens
 
     @abstractmethod
-    def least(self, leaves: Sequence[CacheNode]) -> CacheNode:
-        """The least worthy of some leaves."""
+    def worth(self, leaves: Sequence[Leaf]) -> list[float]:
+        """What it is worth to keep each of some leaves; among the least worthy the longest unused goes."""
 
-    def used(self, node: CacheNode, age: int) -> None:
+    def note(self, node: CacheNode) -> Any:
+        """What to note of a leaf: it stays as it is until the leaf is used."""
+        del node
+        return None
+
+    def returned(self, node: CacheNode, age: int) -> None:
         """A node is released that was released before, ``age`` releases ago."""
 
     def age(self, node: CacheNode) -> int:
@@ -48,7 +68,7 @@ class SampledEviction(Eviction):
         self._named = None
         self.clock += 1
         if node.serial in self._last:
-            self.used(node, self.age(node))
+            self.returned(node, self.age(node))
         self._last[node.serial] = self.clock
         if node.is_leaf:
             self._add(node)
@@ -69,14 +89,23 @@ class SampledEviction(Eviction):
         if self._named is None:
             if not self._leaves:
                 raise LookupError("an eviction policy was asked for a victim, and no leaf is released")
-            self._named = self.least(self._sample())
+            leaves = self._sample()
+            worth = self.worth(leaves)
+            least = min(worth)
+            chosen = leaves[worth.index(least)]
+            if worth.count(least) > 1:
+                chosen = min((leaf for leaf, its in zip(leaves, worth, strict=True) if its == least), key=_last)
+            self._named = chosen.node
         return self._named
 
     def split(self, upper: CacheNode, lower: CacheNode) -> None:
         if lower.serial in self._last:
             self._last.setdefault(upper.serial, self._last[lower.serial])
+        at = self._index.get(lower.serial)
+        if at is not None:
+            self._leaves[at] = self._leaves[at]._replace(note=self.note(lower))
 
-    def _sample(self) -> list[CacheNode]:
+    def _sample(self) -> list[Leaf]:
         """Every so many-th leaf, from a drawn one on."""
         step = len(self._leaves) // self._samples
         if step < 2:
@@ -86,12 +115,16 @@ class SampledEviction(Eviction):
 
     def _add(self, node: CacheNode) -> None:
         self._index[node.serial] = len(self._leaves)
-        self._leaves.append(node)
+        self._leaves.append(Leaf(node, self._last[node.serial], self.note(node)))
 
     def _drop(self, node: CacheNode) -> None:
         at = self._index.pop(node.serial, None)
         if at is not None:
             last = self._leaves.pop()
-            if last is not node:
+            if last.node is not node:
                 self._leaves[at] = last
-                self._index[last.serial] = at
+                self._index[last.node.serial] = at
+
+
+def _last(leaf: Leaf) -> int:
+    return leaf.last

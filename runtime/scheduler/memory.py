@@ -57,7 +57,7 @@ class KvMemory:
     def occupy(self, sequence: Sequence, match: Match) -> None:
         """Give an admitted sequence a row that begins with its cached prefix, locked."""
         sequence.row = self._free_rows.pop()
-        sequence.node, prefix = self.cache.lock(match)
+        sequence.node, prefix = self.cache.lock(match, sequence)
         self.table[sequence.row, : len(prefix)] = prefix
         sequence.held_pages = len(prefix)
         sequence.cached = sequence.computed = match.tokens
@@ -111,7 +111,8 @@ class KvMemory:
         if end <= sequence.cached:
             return NO_PAGES
         pages = self.table[sequence.row, sequence.cached // page_size : end // page_size].copy()
-        node, duplicates = self.cache.insert(sequence.node, sequence.tokens[sequence.cached : end], pages)
+        tokens = sequence.tokens[sequence.cached : end]
+        node, duplicates = self.cache.insert(sequence.node, tokens, pages, sequence)
         if node is None:
             return NO_PAGES  # all of them are still the sequence's own
         sequence.node = node

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from harness.cache.accesses import Reader
 from policies.eviction import Eviction, Fifo, Lfu, Lru
 from runtime.scheduler.pages import PagePool
 from runtime.scheduler.prefix import RadixCache
@@ -44,14 +45,14 @@ def hits_of(prompts: list[Prompt], eviction: Eviction, pages: int) -> list[int]:
     """Blocks found for each request."""
     cache, pool = RadixCache(1, eviction), PagePool(pages)
     hits = []
-    for _, blocks in prompts:
+    for row, (_, blocks) in enumerate(prompts):
         match = cache.match(blocks)
         hits.append(match.tokens)
-        node, _ = cache.lock(match)
+        node, _ = cache.lock(match, Reader(row))
         rest = blocks[match.tokens :][: pool.free + cache.evictable_pages]
         if len(rest) > pool.free:
             pool.give(cache.evict(len(rest) - pool.free))
-        node, duplicates = cache.insert(node, rest, pool.take(len(rest)))
+        node, duplicates = cache.insert(node, rest, pool.take(len(rest)), Reader(row))
         assert not len(duplicates)
         cache.unlock(node)
     assert cache.evictable_pages + pool.free == pages

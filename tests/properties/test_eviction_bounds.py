@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cache.accesses import Accesses
+from harness.cache.accesses import Accesses, Reader
 from harness.cache.clairvoyant import belady_hits
 from harness.cache.replay import replay_hits
 from harness.cache.reuse import find_reuse
@@ -32,7 +32,8 @@ def accesses_of(asked: list[Prompt]) -> Accesses:
     lengths = np.array([len(prompt) for prompt in asked])
     blocks = np.array([block for prompt in asked for block in prompt], np.int32)
     start = np.concatenate(([0], np.cumsum(lengths)))
-    return Accesses(start, blocks, lengths, np.arange(len(asked), dtype=np.float64), 1)
+    readers = tuple(Reader(row, priority=row % 3, session_id=row % 4) for row in range(len(asked)))
+    return Accesses(start, blocks, lengths, np.arange(len(asked), dtype=np.float64), 1, readers)
 
 
 @given(asked=prompts(), sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4))

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.cache.accesses import Reader
 from policies.eviction import Eviction, QueuedEviction
 from policies.registry import PARTS, build
-from policies.views import CacheNode
+from policies.views import CacheNode, RequestView
 from runtime.scheduler.prefix import Node, RadixCache
 
 POLICIES = tuple(PARTS["eviction"].builtin)
@@ -37,6 +38,9 @@ class Witness(Eviction):
     def removed(self, node: CacheNode) -> None:
         del self.free[node.serial]
         self.policy.removed(node)
+
+    def used(self, node: CacheNode, request: RequestView) -> None:
+        self.policy.used(node, request)
 
     def split(self, upper: CacheNode, lower: CacheNode) -> None:
         self.policy.split(upper, lower)
@@ -88,14 +92,15 @@ def drive(
         cache._eviction.tick(float(now))
         tokens = np.repeat(np.array(prompt, np.int32), page_size)
         match = cache.match(tokens)
-        node, _ = cache.lock(match)
+        reader = Reader(now, priority=move % 3, session_id=len(prompt))
+        node, _ = cache.lock(match, reader)
         rest = tokens[match.tokens :][: (len(free) + cache.evictable_pages) * page_size]
         missing = len(rest) // page_size - len(free)
         gone = evict(missing) if missing > 0 else []
         free += gone
         if len(rest):
             mine = np.array([free.pop(0) for _ in range(len(rest) // page_size)], np.int32)
-            node, duplicates = cache.insert(node, rest, mine)
+            node, duplicates = cache.insert(node, rest, mine, reader)
             free += duplicates.tolist()
         flying.append(node)
         log.append((match.tokens, gone))

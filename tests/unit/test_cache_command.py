@@ -81,6 +81,15 @@ def test_cut_shares_exactly_the_tokens_that_are_shared() -> None:
     assert not set(first[3:]) & set(second[3:])
 
 
+def test_an_eviction_policy_sees_the_sessions_of_the_trace_or_those_that_prefixes_tell() -> None:
+    talk = [(1, 4), (2, 4), (3, 4)]
+    trace = trace_of([talk[:2], [(7, 4), (8, 4)], talk], block_size=4)
+    first, other, follow_up = cut(trace).readers
+    assert first.session_id == follow_up.session_id != other.session_id
+    named = trace.with_columns(session_id=np.array([5, 6, 6]), priority=np.array([0, 2, 1]))
+    assert [(reader.session_id, reader.priority) for reader in cut(named).readers] == [(5, 0), (6, 2), (6, 1)]
+
+
 def test_the_last_token_is_never_found() -> None:
     accesses = cut(trace_of([[(1, 4), (2, 4)], [(1, 4), (2, 4)]], block_size=4))
     assert accesses.cached_tokens(np.array([0, 2])).tolist() == [0, 7]
@@ -141,14 +150,31 @@ def test_the_command_prints_tables_and_saves_cells_and_curves(
     ]
     assert main([*words, "--jobs", "1", "--plot", str(plot), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "Prompt tokens found (%), mean of 3 samples ± half their spread" in said
+    assert "(of 1/2 of the sessions, seed 0)" in said
+    assert "Prompt tokens found (%), mean of seeds 0 to 2 ± half their spread" in said
+    assert "Of the tokens that Belady's bound finds (%), mean of seeds 0 to 2" in said
     assert "Prefill operations saved (%), qwen3_8b" in said
     assert said.index("lru_k:k=3") < said.index("belady") < said.index("unbounded")
     table = pd.read_parquet(out)
-    assert list(table) == ["policy", "size_blocks", "size_tokens", "sample", "hit_ratio", "flops_saved"]
+    assert list(table) == ["policy", "size_blocks", "size_tokens", "sample", "hit_ratio", "of_belady", "flops_saved"]
     assert len(table) == 3 * (3 * 2 + 1)
     assert (table.size_tokens == 16 * table.size_blocks).all()
+    bounded = table[table.policy != "unbounded"].pivot(index=["size_blocks", "sample"], columns="policy")
+    assert (bounded.of_belady.belady == 1.0).all()
+    assert np.allclose(bounded.of_belady.lru, bounded.hit_ratio.lru / bounded.hit_ratio.belady)
     assert "<svg" in plot.read_text()
+
+
+def test_the_same_samples_give_the_same_cells(made: str, tmp_path: Path) -> None:
+    cells = []
+    for name, jobs in (("one", "1"), ("again", "1"), ("apart", "2")):
+        out = tmp_path / f"{name}.csv"
+        words = ["--policies", "lhd,session", "--sizes", "10,40", "--block", "16", "--sample", "1/2", "--seeds", "2"]
+        assert main([made, *words, "--jobs", jobs, "--out", str(out)]) == 0
+        cells.append(out.read_text())
+    assert cells[0] == cells[1] == cells[2]
+    table = pd.read_csv(tmp_path / "one.csv")
+    assert table.groupby("sample").hit_ratio.mean().nunique() == 2, "two seeds draw two samples"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from harness.cache.accesses import Reader
 from policies.errors import PolicyError
 from policies.eviction import Eviction, Ghosts, Sieve, prefix_key
 from policies.registry import build
+from runtime.scheduler import SchedulerConfig, Sequence
+from runtime.scheduler.memory import KvMemory
 from runtime.scheduler.prefix import Node, RadixCache
 
 
@@ -38,19 +41,22 @@ class Server:
     def __init__(self, eviction: Eviction, pages: int) -> None:
         self.cache = Reporting(1, eviction)
         self.free = pages
+        self.asked = 0
         self.found = 0  # words that were cached whole when they were asked
 
-    def ask(self, words: str) -> None:
+    def ask(self, words: str, **who: int) -> None:
         for word in words.split():
+            reader = Reader(self.asked, **who)
+            self.asked += 1
             tokens = tokens_of(word)
             match = self.cache.match(tokens)
-            node, _ = self.cache.lock(match)
+            node, _ = self.cache.lock(match, reader)
             rest = tokens[match.tokens :]
             self.found += not len(rest)
             if len(rest) > self.free:
                 self.free += len(self.cache.evict(len(rest) - self.free))
             if len(rest):
-                node, _ = self.cache.insert(node, rest, np.zeros(len(rest), np.int32))
+                node, _ = self.cache.insert(node, rest, np.zeros(len(rest), np.int32), reader)
                 self.free -= len(rest)
             self.cache.unlock(node)
 
@@ -185,9 +191,91 @@ def test_tlru_evicts_first_what_the_next_turn_can_spare() -> None:
     assert server.has("aaaa aaaab x cccccc dd ee") == "aaaa cccccc ee"
 
 
+def test_priority_keeps_what_an_urgent_request_used_for_ever() -> None:
+    server = Server(policy("priority"), 3)
+    server.ask("a", priority=1)
+    server.ask("b c d e f", priority=0)
+    assert server.has("a b c d e f") == "a e f"
+    server.ask("e", priority=2)
+    server.ask("g h", priority=1)
+    assert server.has("a e f g h") == "e g h", (
+        "the least recently used among equals, and the highest of all users counts"
+    )
+
+
+def test_priority_of_a_shared_path_is_that_of_its_most_urgent_user() -> None:
+    server = Server(policy("priority"), 4)
+    server.ask("abc", priority=5)
+    server.ask("abd", priority=1)  # cuts the edge: a and b keep what they had
+    server.ask("e f")
+    assert server.has("abc abd e f") == "abc f"
+
+
+def test_pgdsf_keeps_what_was_computed_in_small_pieces() -> None:
+    flat = float("inf")
+    asked = "aaaa b cccc d"  # four pages at once cost as much as one, so for each page the small ones are dear
+    assert kept(policy("pgdsf", attention_tokens=flat, floor_tokens=4.0), 6, asked) == "b cccc d"
+    assert kept(policy("pgdsf", attention_tokens=flat, floor_tokens=0.0), 6, asked) == "b cccc d"
+    again = asked + " eeee"
+    assert kept(policy("pgdsf", attention_tokens=flat, floor_tokens=4.0), 6, again) == "b d eeee"
+    assert kept(policy("pgdsf", attention_tokens=flat, floor_tokens=0.0), 6, again) == "d eeee"
+
+
+def test_pgdsf_remembers_the_cost_of_a_node_that_was_cut_in_two() -> None:
+    flat = float("inf")
+    server = Server(policy("pgdsf", attention_tokens=flat, floor_tokens=4.0), 5)
+    server.ask("aaaa aax")  # the front pair was computed as four, x alone
+    server.ask("b")
+    assert server.has("aaaa aax aaa b") == "aax aaa b", "the tail of the four is the cheapest"
+
+
+def turns(server: Server, asked: str) -> None:
+    """Requests as SESSION.WORD."""
+    for request in asked.split():
+        session, word = request.split(".")
+        server.ask(word, session_id=int(session))
+
+
+def test_session_waits_the_longer_the_more_turns_there_were() -> None:
+    asked = "1.a 2.b 1.aA 2.bB 1.aAA 2.bBB 3.c 4.d 5.e 6.f 7.g"
+    for name, parameters, expected in (("lru", {}, "bB c d e f g"), ("session", {"patience": 2.0}, "aAA bB bBB g")):
+        server = Server(policy(name, **parameters), 7)
+        turns(server, asked)
+        assert server.has("aAA bB bBB c d e f g") == expected
+
+
+def test_session_gives_up_those_that_do_not_return() -> None:
+    server = Server(policy("session", patience=1.0), 4)
+    turns(server, "1.a 1.aA 1.aAA " + " ".join(f"{session}.{chr(96 + session)}" for session in range(2, 12)))
+    assert server.has("a aA aAA") == ""
+
+
+def test_session_without_sessions_or_patience_is_lru() -> None:
+    asked = " ".join("abcadbaecbdfagbhac")
+    assert kept(policy("session"), 4, asked) == kept(policy("lru"), 4, asked)
+    for patience, expected in ((0.0, "c d"), (4.0, "a d")):
+        server = Server(policy("session", patience=patience), 2)
+        turns(server, "1.a 1.a 2.b 3.c 4.d")
+        assert server.has("a b c d") == expected
+
+
+def test_session_counts_a_request_that_comes_in_pieces_once() -> None:
+    sessions = policy("session")
+    server = Server(sessions, 8)
+    requests = [Reader(0, session_id=1), Reader(1, session_id=1)]
+    nodes = [server.cache.lock(server.cache.match(tokens_of("")), request)[0] for request in requests]
+    for piece in ("ab", "cd"):
+        for at, request in enumerate(requests):
+            nodes[at], _ = server.cache.insert(nodes[at], tokens_of(piece), np.zeros(2, np.int32), request)
+    assert sessions._sessions == {1: (2, 2)}  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "said"),
     [
+        ("session", {"patience": -1.0}, r"patience=-1\.0: expected 0 or more mean pauses"),
+        ("session", {"turns": 0}, r"turns=0: expected at least 1"),
+        ("pgdsf", {"floor_tokens": -1.0}, r"floor_tokens=-1\.0: expected 0 or more tokens"),
         ("lru_k", {"k": 0}, r"policy\.eviction\.k=0: expected at least 1"),
         ("gdsf", {"attention_tokens": 0.0}, r"attention_tokens=0\.0: expected a positive number"),
         ("flop_aware", {"weight": -1.0}, r"weight=-1\.0: expected 0 or more"),
@@ -219,7 +307,7 @@ def test_ghosts_forget_the_oldest() -> None:
     assert ghosts.pages == 0
 
 
-def names(words: Sequence[str]) -> dict[str, bytes]:
+def names(words: Iterable[str]) -> dict[str, bytes]:
     """The names of the nodes of a tree of these words, by the path to the end of their first page."""
     server = Server(policy("lru"), 100)
     server.ask(" ".join(words))
@@ -271,3 +359,15 @@ def test_sampled_policies_draw_the_same_for_a_seed_only() -> None:
     asked = " ".join(f"{number * 7919 % 997:03d}" for number in range(300))
     one, again, other = (kept(policy("hyperbolic", samples=2, seed=seed), 60, asked) for seed in (0, 0, 1))
     assert one == again != other
+
+
+def test_the_server_tells_who_used_what() -> None:
+    """As the replay of the cache alone does: an urgent request's prompt stays, the others go by recency."""
+    config = SchedulerConfig(pages=6, page_size=1, max_running=4, max_context=6)
+    memory = KvMemory(config, RadixCache(1, policy("priority")))
+    for number, (word, priority) in enumerate((("ab", 1), ("cd", 0), ("ef", 0), ("gh", 0))):
+        asked = Sequence(number, 2, tokens_of(word), 1, priority=priority)
+        memory.occupy(asked, memory.cache.match(asked.tokens))
+        memory.extend(asked, memory.obtain(2))
+        memory.vacate(asked, 2)
+    assert [memory.cache.match(tokens_of(word)).tokens for word in ("ab", "cd", "ef", "gh")] == [2, 0, 2, 2]

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.cache.accesses import Reader
 from policies.eviction import Eviction, Fifo, Lfu, Lru, RandomEviction
+from policies.views import CacheNode, RequestView
 from runtime.scheduler.pages import PagePool
 from runtime.scheduler.prefix import Match, NoPrefixCache, RadixCache
 from tests.core.own_policies import MostRecentlyUsed
 
 EVICTIONS: list[Callable[[], Eviction]] = [Lru, Lfu, Fifo, RandomEviction, MostRecentlyUsed]
+ANYONE = Reader(0)
 Prefix = tuple[int, ...]
 
 
@@ -27,11 +30,11 @@ def ids(*tokens: int) -> npt.NDArray[np.int32]:
 def bring(cache: RadixCache, tokens: npt.NDArray[np.int32], first_page: int) -> list[int]:
     """One request from match to unlock, with consecutive new pages; returns the duplicates."""
     match = cache.match(tokens)
-    node, _ = cache.lock(match)
+    node, _ = cache.lock(match, ANYONE)
     size = cache._page_bytes // 4
     count = (len(tokens) - match.tokens) // size
     pages = np.arange(first_page, first_page + count, dtype=np.int32)
-    node, duplicates = cache.insert(node, tokens[match.tokens :], pages)
+    node, duplicates = cache.insert(node, tokens[match.tokens :], pages, ANYONE)
     cache.unlock(node)
     return [int(page) for page in duplicates]
 
@@ -99,7 +102,7 @@ def test_it_caches_what_a_set_of_prefixes_would(
             if len(held) < match.tokens:
                 match = cache.match(ids(*held))
                 pinned = cache.newly_pinned(match)
-            node, pages = cache.lock(match)
+            node, pages = cache.lock(match, ANYONE)
             assert cache.evictable_pages == evictable - pinned
             assert pages.tolist() == [model.pages[prefix] for prefix in model.prefixes(held)]
             model.lock(held, 1)
@@ -109,7 +112,7 @@ def test_it_caches_what_a_set_of_prefixes_would(
             known = [prefix in model.pages for prefix in model.prefixes(tokens)[len(held) // page_size :]]
             assert cache.continues(node, rest) == (bool(known) and known[0])
             new = pool.take(count)
-            node, duplicates = cache.insert(node, rest, new)
+            node, duplicates = cache.insert(node, rest, new, ANYONE)
             assert duplicates.tolist() == new[: sum(known)].tolist()
             pool.give(duplicates)
             for prefix, page in zip(model.prefixes(tokens)[len(held) // page_size :], new.tolist(), strict=True):
@@ -168,7 +171,7 @@ def test_equal_pages_at_other_places_are_not_shared() -> None:
 def test_a_locked_prefix_survives_a_full_eviction() -> None:
     cache = RadixCache(1, Lru())
     bring(cache, ids(1, 2, 3, 4), 0)
-    node, pages = cache.lock(cache.match(ids(1, 2)))
+    node, pages = cache.lock(cache.match(ids(1, 2)), ANYONE)
     assert pages.tolist() == [0, 1]
     assert sorted(cache.evict(cache.evictable_pages).tolist()) == [2, 3]
     assert cache.match(ids(1, 2, 3)).tokens == 2
@@ -180,11 +183,11 @@ def test_a_locked_prefix_survives_a_full_eviction() -> None:
 def test_what_another_brought_meanwhile_stays_the_others() -> None:
     """Two sequences in flight compute the same prompt: the cache keeps the first one's pages."""
     cache = RadixCache(1, Lru())
-    first, _ = cache.lock(cache.match(ids(7, 8)))
-    second, _ = cache.lock(cache.match(ids(7, 8, 9)))
-    first, duplicates = cache.insert(first, ids(7, 8), np.array([0, 1], np.int32))
+    first, _ = cache.lock(cache.match(ids(7, 8)), ANYONE)
+    second, _ = cache.lock(cache.match(ids(7, 8, 9)), ANYONE)
+    first, duplicates = cache.insert(first, ids(7, 8), np.array([0, 1], np.int32), ANYONE)
     assert duplicates.tolist() == []
-    second, duplicates = cache.insert(second, ids(7, 8, 9), np.array([2, 3, 4], np.int32))
+    second, duplicates = cache.insert(second, ids(7, 8, 9), np.array([2, 3, 4], np.int32), ANYONE)
     assert duplicates.tolist() == [2, 3]
     cache.unlock(first)
     assert cache.evictable_pages == 0
@@ -195,7 +198,7 @@ def test_what_another_brought_meanwhile_stays_the_others() -> None:
 def test_more_than_may_go_is_refused() -> None:
     cache = RadixCache(1, Lru())
     bring(cache, ids(1, 2), 0)
-    cache.lock(cache.match(ids(1)))
+    cache.lock(cache.match(ids(1)), ANYONE)
     with pytest.raises(ValueError, match="2 pages to evict of 1 evictable ones"):
         cache.evict(2)
 
@@ -214,10 +217,34 @@ def test_a_policy_that_names_a_parent_is_caught() -> None:
 
 def test_no_prefix_cache_keeps_nothing() -> None:
     cache = NoPrefixCache()
-    node, pages = cache.lock(cache.match(ids(1, 2)))
+    node, pages = cache.lock(cache.match(ids(1, 2)), ANYONE)
     assert (node, len(pages)) == (None, 0)
-    assert cache.insert(node, ids(1, 2), np.array([0, 1], np.int32))[0] is None
+    assert cache.insert(node, ids(1, 2), np.array([0, 1], np.int32), ANYONE)[0] is None
     assert cache.match(ids(1, 2)) == Match(tokens=0, node=None, inside=0)
     assert len(cache.evict(0)) == 0
     with pytest.raises(ValueError, match="without a prefix cache"):
         cache.evict(1)
+
+
+def test_the_policy_is_told_who_uses_which_part_of_a_path() -> None:
+    told: list[tuple[int, list[int]]] = []
+
+    class Told(Lru):
+        def used(self, node: CacheNode, request: RequestView) -> None:
+            assert node.locks
+            assert node.hits
+            told.append((request.request_id, np.frombuffer(node.key, np.int32).tolist()))
+
+    cache = RadixCache(1, Told())
+    first, _ = cache.lock(cache.match(ids(1, 2, 3)), Reader(1))
+    first, _ = cache.insert(first, ids(1, 2), np.array([0, 1], np.int32), Reader(1))
+    first, _ = cache.insert(first, ids(3, 4), np.array([2, 3], np.int32), Reader(1))
+    cache.unlock(first)
+    assert told == [(1, [1, 2]), (1, [3, 4])], "what it brought, as it came"
+    told.clear()
+    cache.lock(cache.match(ids(1, 2, 3, 9)), Reader(2))
+    assert told == [(2, [3]), (2, [1, 2])], "what it found, cut to what it uses"
+    told.clear()
+    third, _ = cache.lock(cache.match(ids(1, 2)), Reader(3))
+    third, _ = cache.insert(third, ids(3, 9), np.array([7, 8], np.int32), Reader(3))
+    assert told == [(3, [1, 2]), (3, [3]), (3, [9])], "what another brought meanwhile counts too"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from policies.views import RequestView
 from runtime.scheduler.pages import PageIds
 from runtime.scheduler.sequence import TokenIds
 
@@ -86,8 +87,12 @@ class PrefixCache(ABC):
         """Evictable pages that :meth:`lock` would take away."""
 
     @abstractmethod
-    def lock(self, match: Match) -> tuple[Node | None, PageIds]:
+    def lock(self, match: Match, request: RequestView) -> tuple[Node | None, PageIds]:
         """Keep the matched prefix from eviction, and count the use.
+
+        Args:
+            match: What to lock.
+            request: Who uses it: the eviction policy is told.
 
         Returns:
             The node to pass to :meth:`insert` and :meth:`unlock`, and the prefix's pages in order.
@@ -98,13 +103,16 @@ class PrefixCache(ABC):
         """Whether the cache holds the first page of ``tokens`` behind a locked node."""
 
     @abstractmethod
-    def insert(self, node: Node | None, tokens: TokenIds, pages: PageIds) -> tuple[Node | None, PageIds]:
+    def insert(
+        self, node: Node | None, tokens: TokenIds, pages: PageIds, request: RequestView
+    ) -> tuple[Node | None, PageIds]:
         """Hand over the pages of tokens that follow a locked node; the lock moves on to their end.
 
         Args:
             node: The locked node.
             tokens: Tokens behind it, whole pages.
             pages: The pages that hold their KV.
+            request: Who uses them: the eviction policy is told.
 
         Returns:
             The node that is locked now, and the duplicates among ``pages``: where another sequence brought the same

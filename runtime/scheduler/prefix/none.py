@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policies.views import RequestView
 from runtime.scheduler.pages import PageIds
 from runtime.scheduler.prefix.base import NO_PAGES, Match, Node, PrefixCache
 from runtime.scheduler.sequence import TokenIds
@@ -20,16 +21,18 @@ class NoPrefixCache(PrefixCache):
         del match
         return 0
 
-    def lock(self, match: Match) -> tuple[Node | None, PageIds]:
-        del match
+    def lock(self, match: Match, request: RequestView) -> tuple[Node | None, PageIds]:
+        del match, request
         return None, NO_PAGES
 
     def continues(self, node: Node | None, tokens: TokenIds) -> bool:
         del node, tokens
         return False
 
-    def insert(self, node: Node | None, tokens: TokenIds, pages: PageIds) -> tuple[Node | None, PageIds]:
-        del node, tokens
+    def insert(
+        self, node: Node | None, tokens: TokenIds, pages: PageIds, request: RequestView
+    ) -> tuple[Node | None, PageIds]:
+        del node, tokens, request
         return None, pages
 
     def unlock(self, node: Node | None) -> None:

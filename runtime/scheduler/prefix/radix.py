@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from policies.eviction import Eviction
+from policies.views import RequestView
 from runtime.scheduler.pages import PageIds
 from runtime.scheduler.prefix.base import NO_PAGES, Match, Node, PrefixCache
 from runtime.scheduler.sequence import TokenIds
@@ -56,7 +57,7 @@ class RadixCache(PrefixCache):
             above = above.parent
         return pages
 
-    def lock(self, match: Match) -> tuple[Node | None, PageIds]:
+    def lock(self, match: Match, request: RequestView) -> tuple[Node | None, PageIds]:
         node = match.node
         if node is None:
             raise ValueError("a match of another cache")
@@ -66,7 +67,7 @@ class RadixCache(PrefixCache):
         path = []
         above: Node | None = node
         while above is not None and above is not self.root:
-            self._pin(above)
+            self._pin(above, request)
             path.append(above.held)
             above = above.parent
         return node, np.concatenate(path[::-1]) if path else NO_PAGES
@@ -74,7 +75,9 @@ class RadixCache(PrefixCache):
     def continues(self, node: Node | None, tokens: TokenIds) -> bool:
         return node is not None and self._first_page(tokens) in node.children
 
-    def insert(self, node: Node | None, tokens: TokenIds, pages: PageIds) -> tuple[Node | None, PageIds]:
+    def insert(
+        self, node: Node | None, tokens: TokenIds, pages: PageIds, request: RequestView
+    ) -> tuple[Node | None, PageIds]:
         if node is None:
             raise ValueError("nothing is locked to insert behind")
         self._insertions += 1
@@ -86,7 +89,7 @@ class RadixCache(PrefixCache):
             if raw[at : at + shared] != child.key:
                 shared = self._common(raw, at, child.key)
                 child = self._split(child, shared)
-            self._pin(child)
+            self._pin(child, request)
             node = child
             at += shared
         known = at // size
@@ -96,6 +99,7 @@ class RadixCache(PrefixCache):
             leaf.locks = leaf.hits = 1
             node.children[raw[at : at + size]] = leaf
             self.pages += len(leaf.held)
+            self._eviction.used(leaf, request)
             node = leaf
         return node, pages[:known]
 
@@ -141,12 +145,13 @@ class RadixCache(PrefixCache):
         first = int(differs.argmax()) if differs.any() else count
         return first * _ID_BYTES // self._page_bytes * self._page_bytes
 
-    def _pin(self, node: Node) -> None:
+    def _pin(self, node: Node, request: RequestView) -> None:
         if not node.locks:
             self.evictable_pages -= len(node.held)
             self._eviction.pinned(node)
         node.locks += 1
         node.hits += 1
+        self._eviction.used(node, request)
 
     def _split(self, node: Node, at: int) -> Node:
         """Cut an edge after ``at`` bytes; returns the new upper node, which the caller pins."""
