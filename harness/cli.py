@@ -8,13 +8,18 @@ from importlib import import_module
 
 _COMMANDS = {
     "run": ("harness.run", "replay a trace through a backend"),
+    "sweep": ("harness.commands.sweep", "every combination of some knobs' values, and one table"),
+    "capacity": ("harness.commands.capacity", "the highest rate that meets an SLO"),
     "compare": ("harness.commands.compare", "differences between runs, with intervals"),
     "report": ("harness.commands.report", "an HTML page of runs or of a sweep"),
     "trace": ("harness.commands.trace", "look at, convert, generate and fetch traces"),
     "cache": ("harness.commands.cache", "eviction policies compared, of the prefix cache alone"),
     "serve": ("harness.commands.serve", "an OpenAI-compatible server of our own"),
     "parity": ("harness.commands.parity", "whether simulator and real server decide alike"),
+    "calibrate": ("harness.commands.calibrate", "measure the engine on this machine, into a profile for cost=profile"),
+    "validate": ("harness.commands.validate", "the simulator held against the real server: its errors"),
     "bench": ("harness.commands.bench", "how fast the simulator is, and where its time goes"),
+    "doctor": ("harness.commands.doctor", "what on this machine may stop a run, and what to do"),
 }
 
 _HELP = """\

@@ -3,7 +3,9 @@
 from harness.config import ConfigError
 from harness.cost.errors import CostError
 from harness.metrics.files import RunError
+from harness.metrics.importers.imported import ResultError
 from harness.metrics.slo import SloError
+from harness.validate.errors import ValidationError
 from harness.workload import WorkloadError
 from policies import PolicyError
 from runtime.scheduler import LimitError
@@ -14,8 +16,10 @@ USER_ERRORS = (
     CostError,
     LimitError,
     PolicyError,
+    ResultError,
     RunError,
     SloError,
     TraceError,
+    ValidationError,
     WorkloadError,
 )

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +33,28 @@ def load_trace(config: TraceConfig) -> Trace:
     Raises:
         ValueError: There is none, it cannot be read, or a knob is wrong.
     """
+    return at_rate(load_at_own_rate(config), config)
+
+
+def at_rate(trace: Trace, config: TraceConfig) -> Trace:
+    """The last step of :func:`load_trace`: arrivals scaled as the configuration says.
+
+    Raises:
+        ValueError: A knob is wrong.
+    """
+    if config.rate is not None:
+        trace = transforms.at_rate(trace, config.rate)
+    if config.rate_scale is not None:
+        trace = transforms.scale_rate(trace, config.rate_scale)
+    return trace
+
+
+def load_at_own_rate(config: TraceConfig) -> Trace:
+    """All steps of :func:`load_trace` but the last.
+
+    Raises:
+        ValueError: As there.
+    """
     if config.generate is not None and config.path is None:
         trace = _generated(config.generate)
     else:
@@ -50,10 +73,6 @@ def load_trace(config: TraceConfig) -> Trace:
     caps = (config.cap_prompt_tokens, config.cap_output_tokens, config.cap_total_tokens)
     if any(cap is not None for cap in caps):
         trace = transforms.cap_lengths(trace, *caps)
-    if config.rate is not None:
-        trace = transforms.at_rate(trace, config.rate)
-    if config.rate_scale is not None:
-        trace = transforms.scale_rate(trace, config.rate_scale)
     if not len(trace):
         raise ConfigError(
             f"trace={trace.name}: no request is left of it; check trace.head, trace.sample and trace.start_s"
@@ -119,14 +138,19 @@ def prepare_directory(run_dir: Path, config_yaml: str) -> None:
         ) from None
 
 
-def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace) -> dict[str, Any]:
-    """Write the tables, the summary and the timeline of a replay into its run directory.
+def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace, *, tables: bool = True) -> dict[str, Any]:
+    """Write what a replay leaves into its run directory; its summary comes last, so that a run that has one is whole.
+
+    Args:
+        run_dir: The run directory, which exists.
+        record: The replay.
+        slo: What goodput holds the requests to.
+        trace: What was replayed.
+        tables: Also the tables, the timeline and the environment, which is in the summary too.
 
     Returns:
         The summary.
     """
-    from harness.report.timeline import write_timeline  # after the replay: nothing before it needs msgspec
-
     requests = hold_to(schema.complete_requests(record.requests), slo)
     steps = None if record.steps is None else schema.complete_steps(record.steps)
     environment = describe_environment()
@@ -134,16 +158,21 @@ def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace) -> dict[str,
         requests, steps=steps, gaps=record.gaps, slo=slo, environment=environment, complete=record.complete
     )
     result["server"] = record.server
+    result["notes"] = list(record.notes)
     result["trace"] = {"name": trace.name, "requests": len(trace), "notes": list(trace.notes)}
-    files.write_requests(run_dir, requests)
-    if steps is not None:
-        files.write_steps(run_dir, steps, record.decisions)
+    if tables:
+        from harness.report.timeline import write_timeline  # after the replay: nothing before it needs msgspec
+
+        files.write_requests(run_dir, requests)
+        if steps is not None:
+            files.write_steps(run_dir, steps, record.decisions)
+        write_timeline(run_dir, requests, steps)
+        (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     files.write_summary(run_dir, result)
-    write_timeline(run_dir, requests, steps)
-    (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     return result
 
 
+@cache
 def describe_environment() -> dict[str, Any]:
     """Versions, commit and hardware that a run was made with."""
     packages: dict[str, str | None] = {}

@@ -20,6 +20,7 @@ class RunRecord:
         complete: Whether every request ended; False after an interruption.
         failure: What the server died of, where it did.
         server: Facts about the server: pages, page size, limits.
+        notes: What a reader of the figures has to know, a line each.
     """
 
     requests: dict[str, Any]
@@ -29,3 +30,4 @@ class RunRecord:
     complete: bool
     failure: str | None = None
     server: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -104,6 +104,8 @@ def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) ->
         record = experiment.replay(config, trace, watch)
     summary = experiment.write(run_dir, record, slo, trace)
     console.print(final_block(summary), markup=False)
+    for note in record.notes:
+        console.print(note, style="dim", markup=False)
     console.print(f"Run directory: {_shortest(run_dir)}", markup=False)
     if record.failure is not None:
         print(f"error: {record.failure}", file=sys.stderr)  # noqa: T201

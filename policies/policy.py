@@ -13,7 +13,7 @@ from policies.order import DynamicOrder, Order
 from policies.prediction import Prediction
 from policies.preemption import Preemption
 from policies.registry import PARTS, build
-from policies.reservation import Reservation
+from policies.reservation import JointReservation, Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Policy:
 
     order: Order | DynamicOrder
     batching: Batching
-    reservation: Reservation
+    reservation: Reservation | JointReservation
     preemption: Preemption
     eviction: Eviction
     prediction: Prediction

@@ -147,6 +147,10 @@ class SchedulerView(Protocol):
         """Admitted sequences past their prompt."""
 
     @property
+    def prefilling_tokens(self) -> int:
+        """What is computed of the admitted sequences with prompt tokens left, all together."""
+
+    @property
     def decoding_tokens(self) -> int:
         """Context of the admitted sequences past their prompt, all together."""
 

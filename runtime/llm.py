@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Sequences
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from runtime.engine.memory import pages_on_gpu
 from runtime.engine.offline import run_offline
 from runtime.engine.params import GREEDY, SamplingParams
 from runtime.engine.torch_engine import load_model, make_engine
+from runtime.engine.trial import fitted_pages
 from runtime.layers.parts import Placement
 from runtime.models.config import load_model_config, model_folder
 from runtime.scheduler import RequestRejectedError, Scheduler, SchedulerConfig, Sequence
@@ -31,6 +32,8 @@ from runtime.server.text import TextTokenizer, load_tokenizer
 Prompt = str | Sequences[int]
 
 _PAGES_ON_CPU = 1024
+_MEMORY_FRACTION = 0.9
+_MOST_SLOTS = (1 << 31) - 1  # page tables are of 32 bits
 _POLICY = {
     "order": {"name": "fcfs"},
     "batching": {"name": "chunked", "step_tokens": 2048},
@@ -101,13 +104,17 @@ class LLM:
         self._folder = model_folder(model)
         self._config = config
         loaded = load_model(model, config, placement, seed)
-        if pages is None:
-            on_gpu = placement.device.type == "cuda"
-            pages = pages_on_gpu(config, placement, page_size=page_size) if on_gpu else _PAGES_ON_CPU
+        chosen = build_policy({**_POLICY, **(policy or {})})
+        make = partial(make_engine, config, loaded, placement)
         limit = max_context or config.max_position_embeddings
-        sizes = SchedulerConfig(pages, page_size, max_running, limit)
-        self._scheduler = Scheduler(sizes, build_policy({**_POLICY, **(policy or {})}))
-        self._engine = make_engine(config, loaded, placement, sizes, self._scheduler.memory.table)
+        sizes = SchedulerConfig(_PAGES_ON_CPU if pages is None else pages, page_size, max_running, limit)
+        if pages is None and placement.device.type == "cuda":
+            measure = partial(pages_on_gpu, config, placement, page_size=page_size, fraction=_MEMORY_FRACTION)
+            sizes = replace(sizes, pages=_MOST_SLOTS // page_size)
+            pages = fitted_pages(make, sizes, step_tokens=chosen.batching.step_tokens, measure=measure)
+            sizes = replace(sizes, pages=pages)
+        self._scheduler = Scheduler(sizes, chosen)
+        self._engine = make(sizes, self._scheduler.memory.table)
         self._ids = count()
 
     @cached_property

@@ -310,8 +310,12 @@ class StepRecord(Message):
         step: Its number.
         start_s: On the machine's monotonic clock.
         duration_s: Until its tokens were there.
+        padded_sequences: Sequences that the engine ran, padding included.
+        graph: Whether it was replayed as a CUDA graph.
         gpu_wait_s: Seconds the engine had nothing to run before it.
         cpu_schedule_s: Seconds the scheduler took to plan it.
+        planned_s: When the serving loop received what it was planned with, on the machine's monotonic clock.
+        collected_s: When its tokens were in the serving loop's hands.
         chunk_ids: int64 request ids of the prefill chunks.
         chunk_tokens: int32 tokens of each.
         decode_ids: int64 request ids of the sequences that decode.
@@ -321,8 +325,12 @@ class StepRecord(Message):
     step: int
     start_s: float
     duration_s: float
+    padded_sequences: int
+    graph: bool
     gpu_wait_s: float
     cpu_schedule_s: float
+    planned_s: float
+    collected_s: float
     chunk_ids: bytes
     chunk_tokens: bytes
     decode_ids: bytes
@@ -333,10 +341,11 @@ class StepRecord(Message):
 
 
 class Ready(Message):
-    """A process is at work; ``address`` is where an API server listens."""
+    """A process is at work; ``address`` is where an API server listens, ``pages`` are a worker's of KV memory."""
 
     name: str
     address: str = ""
+    pages: int = 0
 
 
 class Failed(Message):

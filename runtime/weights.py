@@ -38,7 +38,7 @@ def load_weights(model: CausalLm, folder: Path) -> None:
                     f"{folder}: {part.name} has shape {list(shape)}, by config.json it is {list(part.shape)}"
                 )
             if part.target.numel():  # padding of the vocabulary is not in the checkpoint
-                part.target.copy_(piece[part.index])
+                part.fill(piece[part.index])
 
 
 def random_weights(model: CausalLm, seed: int) -> None:
@@ -51,6 +51,7 @@ def random_weights(model: CausalLm, seed: int) -> None:
         model: To fill.
         seed: Another seed, another model. Devices differ in their noise: CPU and GPU make different models.
     """
+    dtype = model.lm_head.weight.dtype  # which is never in fp8: the same noise is drawn, then rounded
     for part in model.parts():
         target = part.target
         if len(part.shape) == 1 and not part.name.endswith(".bias"):
@@ -59,8 +60,8 @@ def random_weights(model: CausalLm, seed: int) -> None:
         digest = hashlib.blake2b(f"{seed}:{part.name}".encode(), digest_size=8).digest()
         generator = torch.Generator(target.device).manual_seed(int.from_bytes(digest, "little") >> 1)
         spread = part.shape[-1] ** -0.5 if len(part.shape) > 1 else 0.02
-        tensor = torch.empty(part.shape, dtype=target.dtype, device=target.device)
-        target.copy_(tensor.normal_(0.0, spread, generator=generator)[part.index])
+        tensor = torch.empty(part.shape, dtype=dtype, device=target.device)
+        part.fill(tensor.normal_(0.0, spread, generator=generator)[part.index])
 
 
 def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:

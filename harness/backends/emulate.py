@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from harness.backends.served import serve_and_play
@@ -31,4 +31,5 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
     if not config.backend["instant"]:
         options |= {"cost": "harness.backends.emulated_step.step_seconds", "cost_options": asdict(config)}
     engine = EngineSpec("runtime.engine.emulated.build", options)
-    return serve_and_play(config, workload, model.scheduler, engine, model.vocab_size, progress)
+    record = serve_and_play(config, workload, model.scheduler, engine, model.vocab_size, progress)
+    return replace(record, notes=model.notes)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.config import ConfigError, ExperimentConfig
-from harness.cost.roofline import build_roofline
+from harness.cost.model import ModelShape
 from harness.live.http import Endpoint, HttpTransport, reachable
 from harness.live.player import Player, ServerGoneError
 from harness.progress import Progress
@@ -44,7 +44,7 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
         float(settings["timeout_s"]),
         dict(settings["extra"] or {}),
     )
-    vocab_size = build_roofline(config.model, config.hardware, config.tp, config.cost).model.vocab_size
+    vocab_size = ModelShape.from_config(config.model).vocab_size
     prompts = PromptMaker(workload.trace, vocab_size, workload.prompt_seed)
     transport = HttpTransport(endpoint, workload, prompts)
     try:

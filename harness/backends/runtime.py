@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from harness.backends.served import serve_and_play
 from harness.config import ConfigError, ExperimentConfig
-from harness.cost.roofline import build_roofline
+from harness.cost.model import ModelShape
 from harness.progress import Progress
 from harness.record import RunRecord
 from harness.workload import Workload
@@ -17,6 +17,7 @@ from runtime.scheduler import SchedulerConfig
 from runtime.server.config import EngineSpec
 
 _DEVICES = ("cpu", "cuda")
+_MOST_SLOTS = (1 << 31) - 1  # page tables are of 32 bits
 
 
 class Runtime(NamedTuple):
@@ -63,8 +64,13 @@ def runtime_of(config: ExperimentConfig) -> Runtime:
     engine, settings = config.engine, config.backend
     if settings["device"] not in _DEVICES:
         raise ConfigError(f"backend.device={settings['device']}: choose from {', '.join(_DEVICES)}")
-    shape = build_roofline(config.model, config.hardware, config.tp, config.cost).model
-    pages = engine.pages if engine.pages is not None else int(settings["kv_tokens"]) // engine.page_size
+    shape = ModelShape.from_config(config.model)
+    shape.check_tp(config.tp)
+    pages, fits = engine.pages, {}
+    if pages is None and settings["device"] == "cuda":
+        pages, fits = _MOST_SLOTS // engine.page_size, {"memory_fraction": engine.memory_fraction}
+    elif pages is None:
+        pages = int(settings["kv_tokens"]) // engine.page_size
     context = shape.max_position_embeddings if engine.max_context is None else engine.max_context
     if context > shape.max_position_embeddings:
         raise ConfigError(
@@ -78,9 +84,13 @@ def runtime_of(config: ExperimentConfig) -> Runtime:
         "model": fields if path is None else str(path),
         "device": settings["device"],
         "dtype": settings["dtype"],
+        "weight_dtype": settings["weight_dtype"],
+        "kv_dtype": settings["kv_dtype"],
         "threads": settings["threads"],
         "attention": settings["attention"],
         "cuda_graph": engine.cuda_graph,
+        "all_reduce": settings["all_reduce"],
+        **fits,
     }
     if folder is None or not any(folder.glob("*.safetensors")):
         options["seed"] = settings["seed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -70,6 +71,7 @@ def serve_and_play(
         server.start()
     except (ServerError, ServerDiedError) as error:
         raise ConfigError(f"backend={settings['name']}: the server did not start: {error}") from error
+    scheduler = dataclasses.replace(scheduler, pages=server.pages)
     prompts = PromptMaker(workload.trace, vocab_size, workload.prompt_seed)
     client = Client(server.directory, server_config)
     reader = StepReader(server.directory, _STEPS)
@@ -109,7 +111,7 @@ def _record(
 ) -> RunRecord:
     return RunRecord(
         requests=player.log.columns(workload.warmup_s),
-        steps=steps.log.columns(),
+        steps=steps.columns(),
         decisions=steps.log.decisions(),
         gaps=player.times.gaps(),
         complete=outcome.complete,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from harness.config import ConfigError, ExperimentConfig
+from harness.cost.build import build_cost
+from harness.cost.host import hop_costs, loop_costs
 from harness.cost.memory import kv_capacity
-from harness.cost.roofline import build_roofline
 from harness.progress import Progress
 from harness.record import RunRecord
 from harness.simulator.engine import EngineOptions, SchedulerCosts
@@ -42,6 +43,7 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
         gaps=simulation.tokens.gaps(),
         complete=complete,
         server=dataclasses.asdict(server.scheduler),
+        notes=server.notes,
     )
 
 
@@ -52,39 +54,43 @@ def server_model(config: ExperimentConfig) -> ServerModel:
         ValueError: A knob is wrong, or the model does not fit.
     """
     engine = config.engine
-    cost = build_roofline(config.model, config.hardware, config.tp, config.cost)
+    built = build_cost(config.model, config.hardware, config.tp, config.cost)
+    roofline = built.roofline
     memory = kv_capacity(
-        cost.model,
-        cost.hardware,
+        roofline.model,
+        roofline.hardware,
         tp=config.tp,
-        weight_dtype=cost.weight_dtype,
-        kv_dtype=cost.kv_dtype,
+        weight_dtype=roofline.weight_dtype,
+        kv_dtype=roofline.kv_dtype,
         memory_fraction=engine.memory_fraction,
         workspace_bytes=engine.workspace_bytes,
         page_size=engine.page_size,
         pages=engine.pages,
     )
-    context = cost.model.max_position_embeddings if engine.max_context is None else engine.max_context
+    context = roofline.model.max_position_embeddings if engine.max_context is None else engine.max_context
     settings = dict(config.backend)
     return ServerModel(
         scheduler=SchedulerConfig(memory.pages, engine.page_size, engine.max_running, context),
         options=EngineOptions(engine.overlap, engine.cuda_graph, engine.max_running),
-        cost=cost,
-        loop=_costs(SchedulerCosts, "backend.loop", settings.get("loop") or {}),
-        hops=_costs(HopCosts, "backend.hops", settings.get("hops") or {}),
-        vocab_size=cost.model.vocab_size,
+        cost=built.cost,
+        loop=_costs(SchedulerCosts, "backend.loop", settings.get("loop"), loop_costs(built.host, engine.overlap)),
+        hops=_costs(HopCosts, "backend.hops", settings.get("hops"), hop_costs(built.host)),
+        vocab_size=roofline.model.vocab_size,
         leap=bool(settings.get("leap", True)),
+        notes=built.notes,
     )
 
 
-def _costs(kind: type[Costs], knob: str, values: Mapping[str, Any]) -> Costs:
+def _costs(kind: type[Costs], knob: str, values: Mapping[str, Any] | None, measured: Mapping[str, float]) -> Costs:
+    """What the configuration sets, else what was measured, else what the kind assumes."""
     names = [field.name for field in dataclasses.fields(kind)]
-    for name, value in values.items():
+    given = {name: value for name, value in (values or {}).items() if value is not None}
+    for name, value in given.items():
         if name not in names:
             raise ConfigError(f"{knob}.{name}: no such cost; choose from {', '.join(names)}")
         if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ConfigError(f"{knob}.{name}={value}: expected a number, not negative")
-    costs = kind(**values)
+    costs = kind(**{**measured, **given})
     if isinstance(costs, HopCosts) and costs.tokenizers < 1:
         raise ConfigError(f"{knob}.tokenizers={costs.tokenizers}: at least 1")
     return costs

@@ -13,12 +13,15 @@ _EXAMPLE = """\
 example:
   python -m harness parity
   python -m harness parity --policies radix,vllm --backends sim,emulate,runtime,runtime:2 trace=mooncake_conversation
+  python -m harness parity --policies order=vtc,eviction=arc,all --backends sim,runtime
 
 Everything arrives at once and outputs are the trace's, so that time plays no part; KV is small enough to force
-evictions and preemptions. Overrides are those of harness run. runtime:2 is the runtime with tp=2. Exit code 1 where a
-backend decides otherwise than the first.
+evictions and preemptions. Overrides are those of harness run. runtime:2 is the runtime with tp=2. A policy is a bundle,
+or vllm's with one part replaced (order=vtc); all: every built-in part so. Exit code 1 where a backend decides otherwise
+than the first.
 """
 _POLICIES = "radix,naive,sglang,vllm,sarathi"
+_BASE = "vllm"  # of which one part is replaced: it evicts and preempts
 _BACKENDS = "sim,emulate,runtime,runtime:2"
 _DEFAULTS = (
     "model=tiny",
@@ -46,7 +49,7 @@ def main(argv: list[str]) -> int:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--policies", default=_POLICIES, help=f"bundles to try ({_POLICIES})")
+    parser.add_argument("--policies", default=_POLICIES, help=f"bundles or parts to try, or all ({_POLICIES})")
     parser.add_argument("--backends", default=_BACKENDS, help=f"backends, the first is the measure ({_BACKENDS})")
     parser.add_argument("overrides", nargs="*", help="of the configuration, as for harness run")
     arguments = parser.parse_intermixed_args(argv)
@@ -62,7 +65,7 @@ def main(argv: list[str]) -> int:
         table.add_column(column)
     equal = True
     try:
-        for policy in arguments.policies.split(","):
+        for policy in _policies(arguments.policies):
             first: RunRecord | None = None
             for backend in arguments.backends.split(","):
                 console.print(f"{policy} through {backend} ...", style="dim")
@@ -78,13 +81,28 @@ def main(argv: list[str]) -> int:
     return 0 if equal else 1
 
 
+def _policies(asked: str) -> list[str]:
+    """Bundles, and parts as part=name."""
+    from policies.registry import PARTS
+
+    parts = [f"{part}={name}" for part, room in PARTS.items() for name in room.builtin]
+    return [policy for word in asked.split(",") for policy in (parts if word == "all" else [word])]
+
+
 def _replay(policy: str, backend: str, overrides: list[str]) -> RunRecord:
+    import numpy as np
+
     from harness.compose import compose
     from harness.experiment import load_trace, replay
+    from traces.schema import NONE
 
     name, _, tp = backend.partition(":")
-    config = compose([f"policy={policy}", f"backend={name}", f"tp={tp or 1}", *_DEFAULTS, *overrides])
-    return replay(config, load_trace(config.trace), lambda _: True)
+    chosen = [f"policy={_BASE}", f"policy/{policy}"] if "=" in policy else [f"policy={policy}"]
+    config = compose([*chosen, f"backend={name}", f"tp={tp or 1}", *_DEFAULTS, *overrides])
+    trace = load_trace(config.trace)
+    # A later turn would wait for the end of the one before, and so for a clock.
+    alone = trace.with_columns(parent_id=np.full(len(trace), NONE), think_s=np.zeros(len(trace)))
+    return replay(config, alone, lambda _: True)
 
 
 def _verdict(first: RunRecord, other: RunRecord) -> str:

@@ -38,6 +38,14 @@ class Fields:
             raise self._wrong(key, value, f"a whole number of at least {least}")
         return value
 
+    def whole_numbers(self, key: str) -> list[int]:
+        """A list, which may be empty, of whole numbers of at least 1."""
+        wanted = "a list of whole numbers of at least 1"
+        value = self._get(key, None, wanted)
+        if not isinstance(value, list) or not all(type(number) is int and number >= 1 for number in value):
+            raise self._wrong(key, value, wanted)
+        return value
+
     def boolean(self, key: str, default: bool | None = None) -> bool:
         """True or false."""
         value = self._get(key, default, "true or false")

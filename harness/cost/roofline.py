@@ -99,17 +99,21 @@ class Roofline(CostModel):
             seconds += self.prefill_attention_s(shape.prefill_tokens, shape.prefill_pairs, shape.prefill_context)
         return seconds
 
-    def decode_s(self, sequences: int, rows: int, context: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def decode_s(
+        self, sequences: int, rows: int, context: npt.NDArray[np.int64], longest: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
         """``step_s`` of pure decode steps that differ in their context alone, bit for bit the same.
 
         Args:
             sequences: Sequences in every one of the steps (all are sampled).
             rows: Rows of the linear layers in every one of the steps.
             context: (steps,) KV tokens that each step reads.
+            longest: (steps,) KV tokens that the longest sequence of each step reads; they cost no more than others.
 
         Returns:
             (steps,) seconds.
         """
+        del longest
         attention_s = self._attention_s + self._decode_context_s * context
         return np.asarray(self._rows_s(rows, sequences) + attention_s, dtype=np.float64)
 

@@ -25,6 +25,7 @@ class StepShape:
         decode_rows: Rows the linear layers run for them: ``decode_sequences``, or more where a CUDA graph
             pads.
         decode_context: KV tokens they read, their own new ones included.
+        decode_max_context: KV tokens that the longest of them reads.
         sampled: Sequences whose next token is sampled (rows of the LM head).
     """
 
@@ -35,6 +36,7 @@ class StepShape:
     decode_sequences: int = 0
     decode_rows: int = 0
     decode_context: int = 0
+    decode_max_context: int = 0
     sampled: int = 0
 
 
@@ -46,13 +48,16 @@ class CostModel(ABC):
         """Seconds that the device is busy with this step."""
 
     @abstractmethod
-    def decode_s(self, sequences: int, rows: int, context: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def decode_s(
+        self, sequences: int, rows: int, context: npt.NDArray[np.int64], longest: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
         """``step_s`` of pure decode steps that differ in their context alone, bit for bit the same.
 
         Args:
             sequences: Sequences in every one of the steps (all are sampled).
             rows: Rows of the linear layers in every one of the steps.
             context: (steps,) KV tokens that each step reads.
+            longest: (steps,) KV tokens that the longest sequence of each step reads.
 
         Returns:
             (steps,) seconds.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from typing import Any
+
 import numpy as np
 
 from harness.metrics.step_log import StepLog, StepTiming
@@ -24,6 +27,7 @@ class StepTable:
         self.log = StepLog(pages)
         self._start_s = start_s
         self._sequences: dict[int, Sequence] = {}
+        self._planned_s, self._collected_s = array("d"), array("d")
 
     def take(self, record: StepRecord) -> None:
         """One step."""
@@ -37,10 +41,17 @@ class StepTable:
             record.duration_s,
             record.gpu_wait_s,
             record.cpu_schedule_s,
-            len(chunks) + len(decodes),
-            graph=False,
+            record.padded_sequences,
+            record.graph,
         )
         self.log.step(batch, timing)
+        self._planned_s.append(record.planned_s - self._start_s)
+        self._collected_s.append(record.collected_s - self._start_s)
+
+    def columns(self) -> dict[str, Any]:
+        """The base columns, as :func:`harness.metrics.schema.complete_steps` takes them."""
+        moments = {"planned_s": np.array(self._planned_s), "collected_s": np.array(self._collected_s)}
+        return self.log.columns() | moments
 
     def _named(self, request_id: int) -> Sequence:
         """A stand-in for the sequence of that id: the log wants names, and knows them apart by identity."""

@@ -152,6 +152,8 @@ STEP_COLUMNS: tuple[Column, ...] = (
     Column("preempted", Kind.INT32, "sequences preempted to schedule it"),
     Column("cpu_schedule_s", Kind.FLOAT, "seconds the scheduler took to form it"),
     Column("gpu_wait_s", Kind.FLOAT, "seconds the engine stood idle before it"),
+    Column("planned_s", Kind.FLOAT, "the serving loop took in the requests that it was planned with"),
+    Column("collected_s", Kind.FLOAT, "the serving loop had its tokens"),
     Column("prefill_ids", Kind.LIST_INT64, "request ids that prefilled, in batch order"),
     Column("prefill_counts", Kind.LIST_INT32, "prompt tokens of each of prefill_ids"),
     Column("joined_ids", Kind.LIST_INT64, "request ids that decode here and did not in the step before"),

@@ -23,12 +23,14 @@ class SchedulerCosts:
     Attributes:
         schedule_s: To plan a step.
         schedule_sequence_s: For each sequence in it.
+        schedule_token_s: For each token it computes.
         commit_s: To commit a step.
         commit_sequence_s: For each token it sampled.
     """
 
     schedule_s: float = 60e-6
     schedule_sequence_s: float = 1e-6
+    schedule_token_s: float = 0.0
     commit_s: float = 30e-6
     commit_sequence_s: float = 2e-6
 
@@ -84,13 +86,16 @@ class Shapes:
 
     def __call__(self, batch: Batch) -> tuple[StepShape, bool]:
         decodes, chunks = len(batch.decodes), batch.chunks
-        context = sum(batch.positions) + decodes
+        positions = batch.positions
+        context = sum(positions) + decodes
+        longest = max(positions, default=-1) + 1
         if not chunks:
             rows = self._graphs[decodes] if decodes < len(self._graphs) else 0
             shape = StepShape(
                 decode_sequences=decodes,
                 decode_rows=rows or decodes,
                 decode_context=context,
+                decode_max_context=longest,
                 sampled=decodes,
             )
             return shape, rows > 0
@@ -101,7 +106,7 @@ class Shapes:
             pairs += count * chunk.start + count * (count + 1) // 2
             read += chunk.start + count
             sampled += chunk.samples
-        shape = StepShape(len(chunks), tokens, pairs, read, decodes, decodes, context, sampled + decodes)
+        shape = StepShape(len(chunks), tokens, pairs, read, decodes, decodes, context, longest, sampled + decodes)
         return shape, False
 
 
@@ -150,8 +155,7 @@ class ModelledEngine:
         """
         shape, graph = self._shape(batch)
         sequences = len(batch.chunks) + len(batch.decodes)
-        costs = self._costs
-        schedule_s = costs.schedule_s + costs.schedule_sequence_s * sequences
+        schedule_s = self._schedule_s(sequences, shape)
         launch_s = self._cost.launch_s(shape, graph)
         step_s = self._cost.step_s(shape)
         launched_s = host_s + (schedule_s + launch_s)
@@ -174,14 +178,14 @@ class ModelledEngine:
         """
         shape, graph = self._shape(batch)
         sequences = len(batch.decodes)
-        costs = self._costs
         launch_s = self._cost.launch_s(shape, graph)
-        schedule_s = costs.schedule_s + costs.schedule_sequence_s * sequences
+        schedule_s = self._schedule_s(sequences, shape)
         plan_s = schedule_s + launch_s
         commit_s = self._commit_s(sequences)
-        context = _COUNT[1 : steps + 1] * sequences
-        context += shape.decode_context
-        duration_s = self._cost.decode_s(sequences, shape.decode_rows, context)
+        ahead = _COUNT[1 : steps + 1]
+        context = ahead * sequences + shape.decode_context
+        longest = ahead + shape.decode_max_context
+        duration_s = self._cost.decode_s(sequences, shape.decode_rows, context, longest)
         if not graph:
             duration_s = np.maximum(duration_s, launch_s)
         padded = shape.decode_rows if graph else sequences
@@ -204,6 +208,10 @@ class ModelledEngine:
             duration_s=timing.duration_s[:steps],
             gpu_wait_s=timing.gpu_wait_s[:steps],
         )
+
+    def _schedule_s(self, sequences: int, shape: StepShape) -> float:
+        costs, tokens = self._costs, shape.prefill_tokens + shape.decode_sequences
+        return costs.schedule_s + costs.schedule_sequence_s * sequences + costs.schedule_token_s * tokens
 
     def _commit_s(self, sampled: int) -> float:
         return self._costs.commit_s + self._costs.commit_sequence_s * sampled

@@ -44,6 +44,7 @@ class ServerModel:
         hops: CPU seconds of the other processes.
         vocab_size: Token ids are below it.
         leap: Run decode steps without a decision as one. The tables are the same; not leaping is slower.
+        notes: What a reader of its figures has to know, a line each.
     """
 
     scheduler: SchedulerConfig
@@ -53,6 +54,7 @@ class ServerModel:
     hops: HopCosts
     vocab_size: int
     leap: bool = True
+    notes: tuple[str, ...] = ()
 
 
 class Simulation:

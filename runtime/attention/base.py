@@ -66,3 +66,47 @@ class Attention(ABC):
     @abstractmethod
     def plan(self, metadata: AttentionMetadata) -> AttentionStep:
         """Prepare a step: what all layers share."""
+
+
+class GraphStep(AttentionStep):
+    """Decode of a fixed number of sequences; see :meth:`GpuAttention.graph_step`."""
+
+    @abstractmethod
+    def plan(self, lengths: IntArray, pages: npt.NDArray[np.int32]) -> None:
+        """Prepare the next run, without waiting for the one before.
+
+        Args:
+            lengths: (size,) tokens that each sequence attends to.
+            pages: (size, columns) pages of each one's row; behind its length they mean nothing.
+        """
+
+
+class GpuAttention(Attention):
+    """An attention backend whose decodes can be captured in CUDA graphs.
+
+    Attributes:
+        kv: (layers, 2, slots, KV heads, head_dim): the KV pool, keys at 0 and values at 1.
+        page_size: Tokens a page.
+    """
+
+    kv: Tensor
+    page_size: int
+
+    @abstractmethod
+    def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> GraphStep:
+        """A decode step of fixed size, to capture in a CUDA graph and to plan anew before each replay.
+
+        Args:
+            size: Sequences.
+            slots: (size,) int64 on the device, at an address that stays.
+            tables: int32 on the device, :meth:`table_entries` long at least; steps that run in turn may share it.
+        """
+
+    @abstractmethod
+    def table_entries(self, size: int, columns: int) -> int:
+        """Entries of a graph step's tables.
+
+        Args:
+            size: Sequences.
+            columns: Pages of the longest.
+        """

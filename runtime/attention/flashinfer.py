@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from flashinfer.decode import fast_decode_plan
+from flashinfer.jit.attention.modules import get_batch_decode_uri, get_batch_prefill_uri
+from flashinfer.jit.env import FLASHINFER_AOT_DIR, FLASHINFER_JIT_DIR
 from torch import Tensor
 
-from runtime.attention.base import Attention, AttentionMetadata, AttentionStep, IntArray
+from runtime.attention.base import AttentionMetadata, AttentionStep, GpuAttention, GraphStep, IntArray
+from runtime.attention.tables import aligned, fill_starts, joined
 from runtime.transfer import to_device
 
 _WORKSPACE_BYTES_A_HEAD = 8 << 20  # partial results of split KV: 128 MiB are too few for 64 heads
@@ -19,7 +22,15 @@ _WORKSPACE_BYTES_A_HEAD = 8 << 20  # partial results of split KV: 128 MiB are to
 _TENSOR_CORE_GROUP = 4  # query heads to a KV head
 
 
-class FlashInferAttention(Attention):
+def is_compiled(dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether the kernels for activations and KV of a dtype are here, ahead of time or from an earlier run."""
+    paths = (FLASHINFER_AOT_DIR, FLASHINFER_JIT_DIR)
+    kinds = (dtype, dtype, dtype, torch.int32, head_dim, head_dim, 0, False, False)
+    names = (get_batch_decode_uri(*kinds), get_batch_prefill_uri("fa2", *kinds, False))
+    return all(any((path / name / f"{name}.so").exists() for path in paths) for name in names)
+
+
+class FlashInferAttention(GpuAttention):
     """Plans prefill and decode once a step, on the host; the layers only launch.
 
     Args:
@@ -64,14 +75,10 @@ class FlashInferAttention(Attention):
         return _EagerStep(self, metadata.slots, self._prefill, self._decode, prefilled)
 
     def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> FlashInferGraphStep:
-        """A decode step of fixed size, to capture in a CUDA graph and to plan anew before each replay.
-
-        Args:
-            size: Sequences.
-            slots: (size,) int64 on the device, at an address that stays.
-            tables: int32 on the device, :func:`table_entries` long at least; steps that run in turn may share it.
-        """
         return FlashInferGraphStep(self, size, slots, tables)
+
+    def table_entries(self, size: int, columns: int) -> int:
+        return aligned(size + 1) + aligned(size) + size * columns
 
     def decode_wrapper(self, **buffers: Any) -> Any:
         """FlashInfer's decode over this pool; with buffers of its own for a CUDA graph."""
@@ -90,7 +97,7 @@ class FlashInferAttention(Attention):
     def _tables(self, lengths: IntArray, pages: npt.NDArray[np.int32]) -> tuple[Tensor, Tensor, Tensor]:
         """FlashInfer's page tables: starts (host), pages (device), tokens on the last page (host), all int32."""
         counts = -(-lengths // self.page_size)
-        (indices,) = to_device(self.kv.device, _joined(pages, counts))
+        (indices,) = to_device(self.kv.device, joined(pages, counts))
         last = lengths - (counts - 1) * self.page_size
         return _indptr(counts), indices, torch.from_numpy(last.astype(np.int32)).pin_memory()
 
@@ -115,7 +122,7 @@ class _EagerStep(AttentionStep):
         return out
 
 
-class FlashInferGraphStep(AttentionStep):
+class FlashInferGraphStep(GraphStep):
     """Decode of a fixed number of sequences; see :meth:`FlashInferAttention.graph_step`."""
 
     def __init__(self, attention: FlashInferAttention, size: int, slots: Tensor, tables: Tensor) -> None:
@@ -123,7 +130,7 @@ class FlashInferGraphStep(AttentionStep):
         self._attention = attention
         self._size = size
         self._tables = tables
-        self._last_at, self._indices_at = _aligned(size + 1), _aligned(size + 1) + _aligned(size)
+        self._last_at, self._indices_at = aligned(size + 1), aligned(size + 1) + aligned(size)
         indptr, last, indices = self._split(tables)
         indptr.copy_(torch.arange(size + 1))
         last.fill_(1)
@@ -139,20 +146,14 @@ class FlashInferGraphStep(AttentionStep):
         attention.copied()
 
     def plan(self, lengths: IntArray, pages: npt.NDArray[np.int32]) -> None:
-        """Prepare the next run.
-
-        Args:
-            lengths: (size,) tokens that each sequence attends to.
-            pages: (size, columns) pages of each one's row.
-        """
         attention = self._attention
         counts = -(-lengths // attention.page_size)
         used = self._indices_at + int(counts.sum())
         host = torch.empty(used, dtype=torch.int32, pin_memory=True)
         indptr, last, indices = self._split(host)
-        _fill_indptr(indptr.numpy(), counts)
+        fill_starts(indptr.numpy(), counts)
         last.numpy()[:] = lengths - (counts - 1) * attention.page_size
-        _joined(pages, counts, out=indices.numpy())
+        joined(pages, counts, out=indices.numpy())
         self._tables[:used].copy_(host, non_blocking=True)
         attention.await_copies()
         fast_decode_plan(self._wrapper, indptr, indices, last, *attention.shape, q_data_type=attention.kv.dtype)
@@ -169,35 +170,8 @@ class FlashInferGraphStep(AttentionStep):
         return tables[: self._size + 1], last, tables[self._indices_at :]
 
 
-def table_entries(size: int, columns: int) -> int:
-    """Entries of the tables of a graph's step: starts, lengths of last pages, pages.
-
-    Args:
-        size: Sequences.
-        columns: Pages of the longest.
-    """
-    return _aligned(size + 1) + _aligned(size) + size * columns
-
-
-def _aligned(entries: int) -> int:
-    """Rounded up to 16 bytes of int32."""
-    return -(-entries // 4) * 4
-
-
 def _indptr(counts: IntArray) -> Tensor:
     """Where each run begins and the last ends, int32 on the host."""
     starts = torch.empty(len(counts) + 1, dtype=torch.int32, pin_memory=True)
-    _fill_indptr(starts.numpy(), counts)
+    fill_starts(starts.numpy(), counts)
     return starts
-
-
-def _fill_indptr(starts: npt.NDArray[np.int32], counts: IntArray) -> None:
-    starts[0] = 0
-    np.cumsum(counts, out=starts[1:])
-
-
-def _joined(
-    pages: npt.NDArray[np.int32], counts: IntArray, out: npt.NDArray[np.int32] | None = None
-) -> npt.NDArray[np.int32]:
-    """The first ``counts[i]`` of row ``i``, all rows' in a row."""
-    return np.concatenate([row[:count] for row, count in zip(pages, counts.tolist(), strict=True)], out=out)

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from runtime.attention.base import Attention, AttentionMetadata, AttentionStep, IntArray
+from runtime.kernels.fp8 import as_bytes
 
 
 class TorchAttention(Attention):
@@ -83,7 +84,9 @@ class _TorchStep(AttentionStep):
         for chunk in self._chunks:
             # (1, heads, tokens, head_dim)
             query = q[chunk.tokens].transpose(0, 1)[None]
-            key, value = (self._gather(x, chunk.pages)[: chunk.length].transpose(0, 1)[None] for x in (keys, values))
+            key, value = (
+                self._gather(x, chunk.pages, q.dtype)[: chunk.length].transpose(0, 1)[None] for x in (keys, values)
+            )
             attended = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=chunk.mask, is_causal=chunk.mask is None, enable_gqa=True
             )
@@ -91,12 +94,16 @@ class _TorchStep(AttentionStep):
         for group in self._groups:
             # Query heads that share a KV head stand where queries do: (sequences, KV heads, sharing, head_dim).
             query = q[group.tokens].reshape(len(group.tokens), keys.shape[1], -1, q.shape[-1])
-            key, value = (self._gather(x, group.pages).transpose(1, 2) for x in (keys, values))
+            key, value = (self._gather(x, group.pages, q.dtype).transpose(1, 2) for x in (keys, values))
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
             out[group.tokens] = attended.flatten(1, 2)
         return out
 
-    def _gather(self, x: Tensor, pages: Tensor) -> Tensor:
-        """A layer's keys or values on pages: (..., pages) to (..., pages * page_size, KV heads, head_dim)."""
-        by_page = x.view(-1, self._page_size * x.shape[1] * x.shape[2])
-        return by_page.index_select(0, pages.flatten()).view(*pages.shape[:-1], -1, *x.shape[1:])
+    def _gather(self, x: Tensor, pages: Tensor, dtype: torch.dtype) -> Tensor:
+        """A layer's keys or values on pages, as ``dtype``.
+
+        (..., pages) to (..., pages * page_size, KV heads, head_dim).
+        """
+        by_page = as_bytes(x).view(-1, self._page_size * x.shape[1] * x.shape[2])
+        rows = by_page.index_select(0, pages.flatten()).view(*pages.shape[:-1], -1, *x.shape[1:])
+        return rows.view(x.dtype).to(dtype)

@@ -72,11 +72,21 @@ class TorchCommunicator(Communicator):
         rank: This one.
         size: How many ranks.
         backend: ``gloo`` or ``nccl``.
+        device: This rank's GPU, for NCCL to connect at once.
         init_method: Where ranks meet: ``file:///path`` of a file that is not there yet, or ``tcp://127.0.0.1:port``.
         timeout_s: A collective that takes longer fails: a rank is gone.
     """
 
-    def __init__(self, rank: int, size: int, *, backend: str, init_method: str, timeout_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        *,
+        backend: str,
+        init_method: str,
+        device: torch.device | None = None,
+        timeout_s: float = 600.0,
+    ) -> None:
         self.rank = rank
         self.size = size
         dist.init_process_group(
@@ -84,6 +94,7 @@ class TorchCommunicator(Communicator):
             init_method=init_method,
             rank=rank,
             world_size=size,
+            device_id=device,
             timeout=datetime.timedelta(seconds=timeout_s),
         )
 
@@ -92,9 +103,9 @@ class TorchCommunicator(Communicator):
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts, dim=-1)
+        parts = tensor.new_empty(self.size, *tensor.shape)
+        dist.all_gather(list(parts.unbind()), tensor.contiguous())
+        return parts.movedim(0, -2).flatten(-2)
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
         dist.broadcast(tensor, src=source)

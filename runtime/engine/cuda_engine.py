@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from runtime.attention.base import AttentionMetadata
-from runtime.attention.flashinfer import FlashInferAttention
-from runtime.engine.engine import Engine, StepResult
+from runtime.attention.choose import AttentionChoice, gpu_attention
+from runtime.engine.clock import DeviceClock
+from runtime.engine.engine import Engine, StepResult, StepRun
 from runtime.engine.graphs import DecodeGraphs
 from runtime.engine.inputs import StepInputs, step_inputs
 from runtime.engine.memory import kv_pool
@@ -31,13 +32,19 @@ class CudaTicket:
     """A step launched.
 
     Attributes:
+        began: When the device comes to the step.
         ended: When the step's tokens are on the host.
+        padded_sequences: Sequences that it runs, padding included.
+        graph: Whether it is replayed as a CUDA graph.
         sampled: Its tokens, in pinned memory that is filled by then; None where it samples none.
         foretold: Whether nobody asks for the tokens.
         logprobs: How many likeliest tokens each sequence wants, see ``SamplingPlan``.
     """
 
+    began: torch.cuda.Event
     ended: torch.cuda.Event
+    padded_sequences: int
+    graph: bool
     sampled: Sampled | None
     foretold: bool
     logprobs: list[int] | None
@@ -55,7 +62,8 @@ class CudaEngine(Engine[CudaTicket]):
         placement: Where it is.
         scheduler: Sizes.
         table: (max_running, max_row_pages) int32: the scheduler's page table, read at each launch.
-        cuda_graph: Whether steps that only decode run as CUDA graphs; a mixture of experts cannot yet.
+        attention: Backends.
+        cuda_graph: Whether steps that only decode run as CUDA graphs.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class CudaEngine(Engine[CudaTicket]):
         scheduler: SchedulerConfig,
         table: npt.NDArray[np.int32],
         *,
+        attention: AttentionChoice,
         cuda_graph: bool = True,
     ) -> None:
         self._model = model
@@ -75,11 +84,12 @@ class CudaEngine(Engine[CudaTicket]):
         # A page and a row more than the scheduler knows, for the padding of graphs.
         pool = kv_pool(config, placement, pages=scheduler.pages + 1, page_size=scheduler.page_size)
         heads = config.num_attention_heads // placement.communicator.size
-        self._attention = FlashInferAttention(pool, scheduler.page_size, heads)
+        self._attention = gpu_attention(attention, pool, scheduler.page_size, heads)
         self._sampler = Sampler(scheduler.max_running, config.vocab_size, placement.device)
         self._last_token = torch.zeros(scheduler.max_running + 1, dtype=torch.int64, device=placement.device)
+        self._clock = DeviceClock()
         self._graphs: DecodeGraphs | None = None
-        if cuda_graph and config.moe is None:
+        if cuda_graph:
             with torch.inference_mode():
                 self._graphs = DecodeGraphs(
                     model,
@@ -99,8 +109,11 @@ class CudaEngine(Engine[CudaTicket]):
     def launch(self, batch: Batch) -> CudaTicket:
         inputs = step_inputs(batch, self._table, self._page_size)
         plan = self._sampler.plan(batch, inputs.lengths[inputs.sampled])
-        if self._graphs is not None and not inputs.prefills:
+        began, sequences = self._clock.mark(), len(inputs.rows)
+        graph = self._graphs is not None and not inputs.prefills
+        if self._graphs is not None and graph:
             hidden, rows = self._graphs.run(inputs)
+            sequences = self._graphs.padded(sequences)
         else:
             hidden, rows = self._forward(inputs)
         sampled = None
@@ -113,17 +126,16 @@ class CudaEngine(Engine[CudaTicket]):
                     for tensor in (chosen.tokens, chosen.logprobs, chosen.top_ids, chosen.top_logprobs)
                 )
             )
-        ended = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        ended.record()
         foretold = plan.forced is not None and bool((plan.forced >= 0).all())
-        return CudaTicket(ended, sampled, foretold, plan.logprobs)
+        return CudaTicket(began, self._clock.mark(), sequences, graph, sampled, foretold, plan.logprobs)
 
     def collect(self, ticket: CudaTicket) -> StepResult:
-        ticket.ended.synchronize()
+        ended_s, duration_s = self._clock.wait(ticket.ended), self._clock.between(ticket.began, ticket.ended)
+        run = StepRun(ended_s - duration_s, duration_s, ticket.padded_sequences, ticket.graph)
         if ticket.sampled is None:
-            return StepResult([], [])
+            return StepResult([], [], run)
         tokens = None if ticket.foretold else ticket.sampled.tokens.tolist()
-        return StepResult(tokens, token_logprobs(ticket.sampled, ticket.logprobs))
+        return StepResult(tokens, token_logprobs(ticket.sampled, ticket.logprobs), run)
 
     def close(self) -> None:
         torch.cuda.synchronize(self._device)

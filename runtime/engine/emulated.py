@@ -8,9 +8,12 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from runtime.engine.engine import Engine, StepResult, TokenLogprobs
 from runtime.engine.params import SamplingParams
-from runtime.engine.place import EnginePlace
+from runtime.engine.place import EnginePlace, LoadedEngine
 from runtime.scheduler import Batch, Sequence
 
 _MASK = (1 << 64) - 1
@@ -105,24 +108,34 @@ def constant(options: Mapping[str, Any]) -> Callable[[Batch], float]:
     return step_seconds
 
 
-def build(options: Mapping[str, Any], place: EnginePlace) -> EmulatedEngine:
+def build(options: Mapping[str, Any], place: EnginePlace) -> LoadedEngine:
     """An engine from plain configuration.
 
     Args:
         options: ``vocab_size``; and, where steps take time, ``cost``: dotted path of a function that makes the cost
             function of its one argument, ``cost_options``.
-        place: Not needed.
+        place: The worker's.
 
     Raises:
         ValueError: There is no such function.
     """
-    del place
+    step_seconds = _step_seconds(options)
+
+    def start(table: npt.NDArray[np.int32]) -> EmulatedEngine:
+        del table
+        return EmulatedEngine(step_seconds, options["vocab_size"])
+
+    return LoadedEngine(place.scheduler, start)
+
+
+def _step_seconds(options: Mapping[str, Any]) -> Callable[[Batch], float]:
     path = options.get("cost")
     if path is None:
-        return EmulatedEngine(instantly, options["vocab_size"])
+        return instantly
     module, _, name = path.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"engine.options.cost={path}: {error}") from error
-    return EmulatedEngine(factory(options.get("cost_options", {})), options["vocab_size"])
+    step_seconds: Callable[[Batch], float] = factory(options.get("cost_options", {}))
+    return step_seconds

@@ -28,6 +28,23 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class StepRun:
+    """How the device ran a step.
+
+    Attributes:
+        start_s: When it began, on the machine's monotonic clock.
+        duration_s: Until its tokens were sampled: the device's own time where it has a clock.
+        padded_sequences: Sequences that it ran, padding included.
+        graph: Whether it was replayed as a CUDA graph.
+    """
+
+    start_s: float
+    duration_s: float
+    padded_sequences: int
+    graph: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What a step sampled.
 
@@ -35,10 +52,12 @@ class StepResult:
         tokens: The next token of each sequence of ``batch.sampled()``, in that order; None where the outputs of all of
             them were foretold. It is what ``Scheduler.commit`` takes.
         logprobs: For each of them, or None where its request did not ask; empty where none did.
+        run: How the device ran it; None where the engine does not know.
     """
 
     tokens: list[int] | None
     logprobs: list[TokenLogprobs | None]
+    run: StepRun | None = None
 
 
 class Engine(ABC, Generic[TicketT]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from runtime.attention.flashinfer import FlashInferAttention, FlashInferGraphStep, table_entries
+from runtime.attention.base import GpuAttention, GraphStep
 from runtime.engine.inputs import IntArray, StepInputs
 from runtime.models.decoder import CausalLm
+
+logger = logging.getLogger(__name__)
+
+_TOLD = 8  # every so many graphs
 
 
 def ladder(largest: int) -> list[int]:
@@ -21,7 +26,7 @@ def ladder(largest: int) -> list[int]:
 
 class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    attention: FlashInferGraphStep
+    attention: GraphStep
     hidden: Tensor
 
 
@@ -42,7 +47,7 @@ class DecodeGraphs:
     def __init__(
         self,
         model: CausalLm,
-        attention: FlashInferAttention,
+        attention: GpuAttention,
         last_token: Tensor,
         *,
         largest: int,
@@ -54,14 +59,14 @@ class DecodeGraphs:
         self._padding_page = attention.kv.shape[2] // attention.page_size - 1
         device = last_token.device
         self._inputs = torch.zeros(3 * largest, dtype=torch.int64, device=device)  # rows, positions, slots
-        tables = torch.zeros(table_entries(largest, columns), dtype=torch.int32, device=device)
+        tables = torch.zeros(attention.table_entries(largest, columns), dtype=torch.int32, device=device)
         self._captured: dict[int, _Captured] = {}
         pool = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):  # the largest first: the others fit in its memory
             rows, positions, slots = self._inputs[: 3 * size].view(3, size)
             step = attention.graph_step(size, slots, tables)
 
-            def forward(rows: Tensor = rows, positions: Tensor = positions, step: FlashInferGraphStep = step) -> Tensor:
+            def forward(rows: Tensor = rows, positions: Tensor = positions, step: GraphStep = step) -> Tensor:
                 return model(last_token[rows], positions, step)  # type: ignore[no-any-return]
 
             # A first run outside of the graph, for what allocates or compiles when it is first called.
@@ -71,9 +76,12 @@ class DecodeGraphs:
             step.plan(np.ones(size, np.int64), np.full((size, 1), self._padding_page, np.int32))
             forward()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            # Other threads, such as NCCL's, may look at events of theirs meanwhile.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 hidden = forward()
             self._captured[size] = _Captured(graph, step, hidden)
+            if len(self._captured) % _TOLD == 0 or len(self._captured) == len(self._sizes):
+                logger.info("CUDA graphs: captured %d of %d batch sizes", len(self._captured), len(self._sizes))
 
     def padded(self, sequences: int) -> int:
         """The size of the graph that runs so many decodes."""

@@ -50,31 +50,33 @@ def kv_pool(config: ModelConfig, placement: Placement, *, pages: int, page_size:
     """The KV pool: (layers, 2, pages * page_size, this rank's KV heads, head_dim), keys at 0 and values at 1."""
     heads = local_kv_heads(config, placement.communicator.size)
     shape = (config.num_hidden_layers, 2, pages * page_size, heads, config.head_dim)
-    return torch.zeros(shape, dtype=placement.dtype, device=placement.device)
+    return torch.zeros(shape, dtype=placement.kv_dtype, device=placement.device)
 
 
 def pages_on_gpu(
-    config: ModelConfig, placement: Placement, *, page_size: int, fraction: float = 0.9, workspace_bytes: int = 1 << 30
+    config: ModelConfig, placement: Placement, workspace_bytes: int, *, page_size: int, fraction: float
 ) -> int:
-    """Pages for which every rank's GPU has room, now that the weights are there; all ranks call it together.
+    """Pages for which every rank's GPU has room, beside what is there now; all ranks call it together.
 
     Args:
         config: The model's shape.
         placement: Where it is.
+        workspace_bytes: Kept for what is still to come.
         page_size: Tokens a page.
-        fraction: See :func:`pages_that_fit`, and so the next.
-        workspace_bytes: Kept for activations and libraries.
+        fraction: See :func:`pages_that_fit`.
 
     Raises:
-        KvMemoryError: There is no room.
+        KvMemoryError: There is no room, on any rank.
     """
     free_bytes, total_bytes = torch.cuda.mem_get_info(placement.device)
-    size = page_bytes(config, page_size=page_size, ranks=placement.communicator.size, dtype=placement.dtype)
-    mine = pages_that_fit(
-        total_bytes=total_bytes,
-        used_bytes=total_bytes - free_bytes,
+    size = page_bytes(config, page_size=page_size, ranks=placement.communicator.size, dtype=placement.kv_dtype)
+    sizes = torch.tensor([total_bytes - free_bytes, -total_bytes], device=placement.device)
+    # Every rank counts as the fullest does, so that all go on or none.
+    used_bytes, total_bytes = placement.communicator.all_gather(sizes[:, None]).amax(dim=1).tolist()
+    return pages_that_fit(
+        total_bytes=-total_bytes,
+        used_bytes=used_bytes,
         workspace_bytes=workspace_bytes,
         fraction=fraction,
         page_bytes=size,
     )
-    return int(placement.communicator.all_gather(torch.tensor([mine], device=placement.device)).min())

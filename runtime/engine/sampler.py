@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from policies.hashing import mix
+from policies.hashing import mix_arrays
 from runtime.engine.params import GREEDY, SamplingParams
+from runtime.kernels.gumbel import gumbel, gumbel_argmax
 from runtime.scheduler.batch import Batch
 from runtime.scheduler.sequence import Sequence
 from runtime.transfer import to_device
@@ -19,27 +21,37 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 _COLDEST = 1e-5  # below this temperature, greedy
+_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The sampled rows of a step that draw a token instead of taking the likeliest.
+    """How the rows of a step draw their tokens.
 
     Attributes:
-        index: (drawing,) which of the step's sampled rows.
-        temperature: (drawing,), and so the following.
-        top_p: 1 for all.
+        temperature: (sampled,); 0 for rows that take the likeliest.
+        keys: (sampled, 2) 32 random bits each, from the request's seed and the token's position.
+    """
+
+    temperature: FloatArray
+    keys: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """The drawing rows that leave unlikely tokens out.
+
+    Attributes:
+        index: (truncated,) which of the step's sampled rows.
+        top_p: (truncated,) 1 for all, and so the following.
         top_k: 0 for all.
         min_p: 0 for all.
-        keys: (drawing, 2) 32 random bits each, from the request's seed and the token's position.
     """
 
     index: IntArray
-    temperature: FloatArray
     top_p: FloatArray
     top_k: IntArray
     min_p: FloatArray
-    keys: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,7 @@ class SamplingPlan:
     """
 
     draws: Draws | None
+    truncation: Truncation | None
     penalties: Penalties | None
     biases: Biases | None
     forced: IntArray | None
@@ -127,6 +140,7 @@ class Sampler:
         self._vocab_size = vocab_size
         self._device = device
         self._params: dict[int, SamplingParams] = {}
+        self._gumbel_argmax = _gumbel_argmax_on(device)
         # Here from the start: a first request with penalties must not run a full device out of memory.
         self._in_prompt = torch.zeros(rows, vocab_size, dtype=torch.bool, device=device)
         self._in_output = torch.zeros(rows, vocab_size, dtype=torch.int32, device=device)
@@ -152,35 +166,17 @@ class Sampler:
         sampled = batch.sampled()
         forced = _forced(sampled, positions)
         if not self._params:
-            return SamplingPlan(None, None, None, forced, None)
+            return SamplingPlan(None, None, None, None, forced, None)
         params = [self._params.get(sequence.request_id, GREEDY) for sequence in sampled]
         wanted = [-1 if p.logprobs is None else p.logprobs for p in params]
+        draws = _draws(sampled, params, positions)
         return SamplingPlan(
-            draws=self._draws(sampled, params, positions),
+            draws=draws,
+            truncation=None if draws is None else _truncation(params, draws),
             penalties=_penalties(sampled, params, positions, len(sampled) - len(batch.decodes)),
             biases=self._biases(sampled, params, positions),
             forced=forced,
             logprobs=wanted if max(wanted, default=-1) >= 0 else None,
-        )
-
-    def _draws(self, sampled: list[Sequence], params: list[SamplingParams], positions: IntArray) -> Draws | None:
-        index = [i for i, p in enumerate(params) if p.temperature >= _COLDEST]
-        if not index:
-            return None
-        chosen = [params[i] for i in index]
-        keys = []
-        for i, p in zip(index, chosen, strict=True):
-            # The second name keeps a request without a seed apart from one whose seed is its number.
-            seed = (sampled[i].request_id, 1) if p.seed is None else (p.seed, 0)
-            key = mix(0, *seed, int(positions[i]))
-            keys.append((key >> 32, key & 0xFFFFFFFF))
-        return Draws(
-            index=np.array(index),
-            temperature=np.array([p.temperature for p in chosen], np.float32),
-            top_p=np.array([p.top_p for p in chosen], np.float32),
-            top_k=np.array([p.top_k for p in chosen]),
-            min_p=np.array([p.min_p for p in chosen], np.float32),
-            keys=np.array(keys),
         )
 
     def _biases(self, sampled: list[Sequence], params: list[SamplingParams], positions: IntArray) -> Biases | None:
@@ -206,33 +202,35 @@ class Sampler:
         """
         if plan.draws is None and plan.penalties is None and plan.biases is None and plan.logprobs is None:
             return Sampled(self._forced(logits.argmax(dim=-1), plan))
-        scores = logits = logits.float()
+        scores = logits
         if plan.biases is not None or plan.penalties is not None:
-            scores = logits.clone()
+            scores = logits.to(torch.float32, copy=True)
         if plan.biases is not None:
             index, tokens, values = self._put(plan.biases.index, plan.biases.tokens, plan.biases.values)
             scores.index_put_((index, tokens), values, accumulate=True)
         if plan.penalties is not None:
             self._penalise(scores, plan.penalties)
-        chosen = scores.argmax(dim=-1)
-        if plan.draws is not None:
-            index, *settings = self._put(
-                plan.draws.index,
-                plan.draws.temperature,
-                plan.draws.top_p,
-                plan.draws.top_k,
-                plan.draws.min_p,
-                plan.draws.keys,
-            )
-            truncates = bool((plan.draws.top_p < 1).any() or (plan.draws.top_k > 0).any())
-            chosen[index] = draw(scores[index], *settings, truncates=truncates)
+        chosen = scores.argmax(dim=-1) if plan.draws is None else self._draw(scores, plan.draws, plan.truncation)
         chosen = self._forced(chosen, plan)
         if plan.penalties is not None:
             index, rows = self._put(plan.penalties.index, plan.penalties.rows)
             self._in_output[rows, chosen[index]] += 1
         if plan.logprobs is None:
             return Sampled(chosen)
-        return _with_logprobs(logits, chosen, max(plan.logprobs))
+        return _with_logprobs(logits.float(), chosen, max(plan.logprobs))
+
+    def _draw(self, scores: Tensor, draws: Draws, truncation: Truncation | None) -> Tensor:
+        bits, keys = to_device(self._device, draws.temperature.view(np.int32), draws.keys.view(np.int32))
+        temperature = bits.view(torch.float32)
+        chosen = self._gumbel_argmax(scores, temperature, keys)
+        if truncation is not None:
+            index, top_p, top_k, min_p = self._put(
+                truncation.index, truncation.top_p, truncation.top_k, truncation.min_p
+            )
+            truncates = bool((truncation.top_p < 1).any() or (truncation.top_k > 0).any())
+            some, warmth = scores[index].float(), temperature[index]
+            chosen[index] = draw(some, warmth, top_p, top_k, min_p, keys[index], truncates=truncates)
+        return chosen
 
     def _forced(self, chosen: Tensor, plan: SamplingPlan) -> Tensor:
         if plan.forced is None:
@@ -291,29 +289,40 @@ def draw(
     return (scaled + gumbel(keys, scores.shape[-1])).argmax(dim=-1)
 
 
-def gumbel(keys: Tensor, width: int) -> Tensor:
-    """Gumbel noise, a function of its key and nothing else.
+def _gumbel_argmax_on(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Fused on a GPU, else the reference."""
+    if device.type == "cuda":
+        from runtime.kernels.fused_sampling import fused_gumbel_argmax  # Triton is not there without a GPU
 
-    Args:
-        keys: (rows, 2) int64, 32 bits each.
-        width: Draws a row.
-
-    Returns:
-        (rows, width) float32.
-    """
-    counter = torch.arange(width, device=keys.device) * 0x9E3779B9
-    bits = _mix32(_mix32(counter + keys[:, :1]) ^ keys[:, 1:])
-    uniform = ((bits.float() + 0.5) * 2.0**-32).clamp_(max=1 - 2.0**-24)
-    # -log of an exponential variate, which is fine-grained where it matters: near 0.
-    return -torch.log(-torch.log1p(-uniform))
+        return fused_gumbel_argmax
+    return gumbel_argmax
 
 
-def _mix32(x: Tensor) -> Tensor:
-    """32 well mixed bits of the low 32 (C. Wellons' lowbias32); products may wrap, their low bits are right."""
-    x = x & 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return x ^ (x >> 16)
+def _draws(sampled: list[Sequence], params: list[SamplingParams], positions: IntArray) -> Draws | None:
+    temperature = np.array([p.temperature for p in params], np.float32)
+    temperature[temperature < _COLDEST] = 0.0
+    if not temperature.any():
+        return None
+    # The second name keeps a request without a seed apart from one whose seed is its number.
+    seeds = [(s.request_id, 1) if p.seed is None else (p.seed, 0) for s, p in zip(sampled, params, strict=True)]
+    names = np.array([(seed & _MASK, kind) for seed, kind in seeds], np.uint64)
+    keys = mix_arrays(0, names[:, 0], names[:, 1], positions.astype(np.uint64))
+    halves = np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], axis=1)
+    return Draws(temperature, halves.astype(np.uint32))
+
+
+def _truncation(params: list[SamplingParams], draws: Draws) -> Truncation | None:
+    warm = (draws.temperature > 0).tolist()
+    index = [i for i, p in enumerate(params) if warm[i] and (p.top_p < 1 or p.top_k > 0 or p.min_p > 0)]
+    if not index:
+        return None
+    chosen = [params[i] for i in index]
+    return Truncation(
+        index=np.array(index),
+        top_p=np.array([p.top_p for p in chosen], np.float32),
+        top_k=np.array([p.top_k for p in chosen]),
+        min_p=np.array([p.min_p for p in chosen], np.float32),
+    )
 
 
 def _forced(sampled: list[Sequence], positions: IntArray) -> IntArray | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,19 @@ import torch
 from torch import Tensor
 
 from runtime.attention.base import Attention, AttentionMetadata
+from runtime.attention.choose import choose_attention
 from runtime.attention.torch import TorchAttention
-from runtime.distributed import Communicator, SingleCommunicator, TorchCommunicator
-from runtime.engine.engine import Engine, StepResult
+from runtime.distributed.connect import connect, gpu_of
+from runtime.engine.cuda_engine import CudaEngine
+from runtime.engine.dtypes import placement_dtypes
+from runtime.engine.engine import Engine, StepResult, StepRun
 from runtime.engine.inputs import StepInputs, step_inputs
-from runtime.engine.memory import kv_pool
+from runtime.engine.memory import kv_pool, pages_on_gpu
 from runtime.engine.params import SamplingParams
-from runtime.engine.place import EnginePlace
+from runtime.engine.place import EnginePlace, LoadedEngine
 from runtime.engine.results import token_logprobs
 from runtime.engine.sampler import Sampler, SamplingPlan
+from runtime.engine.trial import fitted_pages
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig, load_model_config, model_folder
 from runtime.models.decoder import CausalLm
@@ -89,19 +96,23 @@ class TorchEngine(Engine[Ticket]):
 
     @torch.inference_mode()
     def _run(self, inputs: StepInputs, plan: SamplingPlan) -> StepResult:
+        start_s = time.monotonic()
         rows, positions, slots = (self._put(x) for x in (inputs.rows, inputs.positions, inputs.slots))
         tokens = torch.cat([self._put(inputs.tokens), self._last_token[rows[inputs.prefills :]]])
         attention = self._attention.plan(
             AttentionMetadata(inputs.query_lengths, inputs.lengths, inputs.pages, inputs.prefills, slots)
         )
         hidden = self._model(tokens, positions, attention)
+        sequences = len(inputs.rows)
         if not len(inputs.sampled):
-            return StepResult([], [])
+            return StepResult([], [], StepRun(start_s, time.monotonic() - start_s, sequences, graph=False))
         logits = self._model.logits(hidden[self._put(inputs.sampled_tokens)])
         sampled = self._sampler.sample(logits, plan)
         self._last_token[rows[self._put(inputs.sampled)]] = sampled.tokens
         foretold = plan.forced is not None and bool((plan.forced >= 0).all())
-        return StepResult(None if foretold else sampled.tokens.tolist(), token_logprobs(sampled, plan.logprobs))
+        chosen: list[int] | None = None if foretold else sampled.tokens.tolist()
+        run = StepRun(start_s, time.monotonic() - start_s, sequences, graph=False)
+        return StepResult(chosen, token_logprobs(sampled, plan.logprobs), run)
 
     def _put(self, array: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -150,54 +161,58 @@ def make_engine(
         placement: Where it is.
         scheduler: Sizes.
         table: (max_running, max_row_pages) int32: the scheduler's page table.
-        attention: ``torch``, ``flashinfer``, or ``auto``: FlashInfer for half precision on a GPU, else PyTorch.
-        cuda_graph: Whether decodes run as CUDA graphs where FlashInfer attends.
+        attention: Backends, see :func:`runtime.attention.choose.choose_attention`.
+        cuda_graph: Whether decodes run as CUDA graphs, where attention is not PyTorch's.
 
     Raises:
-        ValueError: There is no such attention, or not for this device and dtype.
+        AttentionError: There is no such attention, or not for this device and dtype.
     """
-    fast = placement.device.type == "cuda" and placement.dtype != torch.float32
-    if attention not in ("auto", "flashinfer", "torch"):
-        raise ValueError(f"engine.options.attention={attention}: one of auto, flashinfer, torch")
-    if attention == "flashinfer" and not fast:
-        raise ValueError(
-            f"engine.options.attention=flashinfer: it needs half precision on a GPU, not {placement.dtype} on "
-            f"{placement.device.type}; take auto"
-        )
-    if attention == "torch" or not fast:
+    choice = choose_attention(attention, placement, config.head_dim)
+    if choice.decode == "torch":
         return TorchEngine(config, model, placement, scheduler, table)
-    from runtime.engine.cuda_engine import CudaEngine  # FlashInfer is not there on a machine without a GPU
-
-    return CudaEngine(config, model, placement, scheduler, table, cuda_graph=cuda_graph)
+    return CudaEngine(config, model, placement, scheduler, table, attention=choice, cuda_graph=cuda_graph)
 
 
-def build(options: Mapping[str, Any], place: EnginePlace) -> Engine[Any]:
+def build(options: Mapping[str, Any], place: EnginePlace) -> LoadedEngine:
     """An engine from plain configuration, for a worker process.
 
     Args:
         options: ``model``: a checkpoint's folder, or the fields of a Hugging Face config; ``seed``: where given, random
             weights; ``device``: ``cpu`` or ``cuda``; ``dtype``: where given, other than the model's own; ``threads``:
-            CPU threads of an operation; ``attention`` and ``cuda_graph``: see :func:`make_engine`.
+            CPU threads of an operation; ``weight_dtype`` and ``kv_dtype``: see
+            :func:`runtime.engine.dtypes.placement_dtypes`; ``attention`` and ``cuda_graph``: see :func:`make_engine`;
+            ``all_reduce``: see :func:`runtime.distributed.connect.connect`; ``memory_fraction``: where given, the KV
+            memory is what this much of the GPU's memory leaves free, and the pages of ``place`` are the most.
         place: The worker's.
 
     Raises:
+        AttentionError: The attention asked for cannot run there.
+        DtypeError: Nor can a dtype.
         ModelError: The model cannot be loaded.
+        KvMemoryError: There is no room for KV.
     """
     if "threads" in options:
         torch.set_num_threads(options["threads"])
     config = load_model_config(options["model"])
     device = torch.device(options.get("device", "cpu"))
     if device.type == "cuda":
-        device = torch.device("cuda", place.rank)
+        device = gpu_of(place.rank, place.tp)
     dtype: torch.dtype = getattr(torch, options.get("dtype") or config.dtype)
-    placement = Placement(_connect(place, device), device, dtype)
+    fp8 = placement_dtypes(options.get("weight_dtype"), options.get("kv_dtype"), dtype, device)
+    all_reduce = options.get("all_reduce", "auto")
+    communicator = connect(place.rank, place.tp, place.rendezvous, device, all_reduce=all_reduce)
+    placement = Placement(communicator, device, dtype, **fp8)
     model = load_model(options["model"], config, placement, options.get("seed"))
     chosen = {name: options[name] for name in ("attention", "cuda_graph") if name in options}
-    return make_engine(config, model, placement, place.scheduler, place.table, **chosen)
 
+    def make(scheduler: SchedulerConfig, table: npt.NDArray[np.int32]) -> Engine[Any]:
+        return make_engine(config, model, placement, scheduler, table, **chosen)
 
-def _connect(place: EnginePlace, device: torch.device) -> Communicator:
-    if place.tp == 1:
-        return SingleCommunicator()
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    return TorchCommunicator(place.rank, place.tp, backend=backend, init_method=place.rendezvous)
+    scheduler = place.scheduler
+    if "memory_fraction" in options:
+        measure = partial(
+            pages_on_gpu, config, placement, page_size=scheduler.page_size, fraction=options["memory_fraction"]
+        )
+        pages = fitted_pages(make, scheduler, step_tokens=place.step_tokens, measure=measure)
+        scheduler = replace(scheduler, pages=pages)
+    return LoadedEngine(scheduler, partial(make, scheduler))

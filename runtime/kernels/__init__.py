@@ -1,4 +1,4 @@
-"""The small operations between matrix products: a PyTorch reference for any device, fused Triton ones for GPUs."""
+"""What layers compute: a PyTorch reference for any device, fused Triton ones for GPUs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from functools import cache
 
 import torch
 
-from runtime.kernels.base import HeadNorms, Kernels
+from runtime.kernels.base import HeadNorms, Kernels, Weight
 from runtime.kernels.reference import TorchKernels
 
-__all__ = ["HeadNorms", "Kernels", "TorchKernels", "kernels_for"]
+__all__ = ["HeadNorms", "Kernels", "TorchKernels", "Weight", "kernels_for"]
 
 
 @cache

@@ -22,8 +22,24 @@ class HeadNorms(NamedTuple):
     eps: float
 
 
+class Weight(NamedTuple):
+    """The weights of a matrix product, or of one for each expert.
+
+    Attributes:
+        values: (..., outputs, inputs), fp8 (e4m3) where there are scales.
+        scales: (..., outputs) float32: what an output's values are to be multiplied by; None for plain ones.
+    """
+
+    values: Tensor
+    scales: Tensor | None
+
+
 class Kernels(ABC):
-    """Operations between matrix products. Each may overwrite the activations that it is given."""
+    """What layers compute. Each operation may overwrite the activations that it is given."""
+
+    @abstractmethod
+    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        """(..., inputs) to (..., outputs); with fp8 weights, each row of ``x`` is rounded to fp8 by its own scale."""
 
     @abstractmethod
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -62,4 +78,32 @@ class Kernels(ABC):
 
         Returns:
             (tokens, heads, head_dim): rotated query heads, perhaps a view of ``qkv``.
+        """
+
+    @abstractmethod
+    def route(self, scores: Tensor, chosen: int, *, normalise: bool) -> tuple[Tensor, Tensor]:
+        """Choose each token's likeliest experts.
+
+        Args:
+            scores: (tokens, experts).
+            chosen: Experts of a token.
+            normalise: Whether the chosen ones' weights are scaled to sum to 1.
+
+        Returns:
+            (tokens, chosen) which, likeliest first, and (tokens, chosen) float32: how much of each, by softmax.
+        """
+
+    @abstractmethod
+    def experts(self, x: Tensor, experts: Tensor, weights: Tensor, gate_up: Weight, down: Weight) -> Tensor:
+        """The weighted sum of what each token's experts, SwiGLU blocks, make of it.
+
+        Args:
+            x: (tokens, hidden_size).
+            experts: (tokens, chosen), as :meth:`route` gives them, and so the next.
+            weights: (tokens, chosen).
+            gate_up: (experts, 2 * width, hidden_size).
+            down: (experts, hidden_size, width).
+
+        Returns:
+            (tokens, hidden_size).
         """

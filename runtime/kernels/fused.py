@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 import triton  # comes with the CUDA builds of torch alone
 import triton.language as tl
 from torch import Tensor
 
-from runtime.kernels.base import HeadNorms, Kernels
+from runtime.kernels.base import HeadNorms, Kernels, Weight
+from runtime.kernels.fused_fp8 import scaled_linear
+from runtime.kernels.fused_moe import experts_sum, route
+from runtime.kernels.launch import OVERLAP_TOKENS, overlap
 
 _HEADS = 4  # that one program turns
 _ACTIVATIONS = 1024  # that one program gates
-_OVERLAP_TOKENS = 64  # of the largest step whose kernels overlap
 
 
 class FusedKernels(Kernels):
@@ -28,13 +31,19 @@ class FusedKernels(Kernels):
     def __init__(self, *, overlap_launch: bool) -> None:
         self._overlap = overlap_launch
 
+    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        if weight.scales is None:
+            return F.linear(x, weight.values, bias)
+        out = scaled_linear(x, weight.values, weight.scales, overlap_launch=self._overlaps(x))
+        return out if bias is None else out + bias
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         width = x.shape[-1]
         out = torch.empty_like(x)
         pdl = self._overlaps(x)
         block = triton.next_power_of_2(width)
         _rms_norm[(x.numel() // width,)](
-            x, weight, out, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **_launch(pdl)
+            x, weight, out, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **overlap(pdl)
         )
         return out
 
@@ -43,7 +52,7 @@ class FusedKernels(Kernels):
         pdl = self._overlaps(x)
         block = triton.next_power_of_2(width)
         _add_rms_norm[(tokens,)](
-            x, residual, weight, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **_launch(pdl)
+            x, residual, weight, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **overlap(pdl)
         )
         return x, residual
 
@@ -52,7 +61,7 @@ class FusedKernels(Kernels):
         out = x.new_empty(*x.shape[:-1], width)
         pdl = self._overlaps(x)
         grid = (out.numel() // width, triton.cdiv(width, _ACTIVATIONS))
-        _silu_and_mul[grid](x, out, width, BLOCK=_ACTIVATIONS, PDL=pdl, num_warps=4, **_launch(pdl))
+        _silu_and_mul[grid](x, out, width, BLOCK=_ACTIVATIONS, PDL=pdl, num_warps=4, **overlap(pdl))
         return out
 
     def rotate_and_store(
@@ -87,18 +96,26 @@ class FusedKernels(Kernels):
             HEADS=_HEADS,
             PDL=pdl,
             num_warps=2,
-            **_launch(pdl),
+            **overlap(pdl),
         )
         return qkv[:, :heads]
 
+    def route(self, scores: Tensor, chosen: int, *, normalise: bool) -> tuple[Tensor, Tensor]:
+        return route(scores, chosen, normalise=normalise, overlap_launch=self._overlaps(scores))
+
+    def experts(self, x: Tensor, experts: Tensor, weights: Tensor, gate_up: Weight, down: Weight) -> Tensor:
+        return experts_sum(
+            x,
+            experts,
+            weights,
+            gate_up,
+            down,
+            silu_and_mul=self.silu_and_mul,
+            overlap_launch=self._overlaps(x),
+        )
+
     def _overlaps(self, x: Tensor) -> bool:
-        """Waiting blocks take room from running ones: it pays where a step does not fill the GPU."""
-        return self._overlap and len(x) <= _OVERLAP_TOKENS
-
-
-def _launch(pdl: bool) -> dict[str, bool]:
-    """Triton's option; its interpreter does not know it."""
-    return {"launch_pdl": True} if pdl else {}
+        return self._overlap and len(x) <= OVERLAP_TOKENS
 
 
 def _warps(block: int) -> int:

@@ -6,11 +6,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
-from runtime.kernels.base import HeadNorms, Kernels
+from runtime.kernels.base import HeadNorms, Kernels, Weight
+from runtime.kernels.fp8 import FP8, as_bytes, quantize, to_fp8
 
 
 class TorchKernels(Kernels):
     """Rounds where Hugging Face's models round."""
+
+    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        if weight.scales is None:
+            return F.linear(x, weight.values, bias)
+        rounded, scales = quantize(x)
+        out = (F.linear(rounded.float(), weight.values.float()) * scales.unsqueeze(-1) * weight.scales).to(x.dtype)
+        return out if bias is None else out + bias
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         exact = x.float()
@@ -39,9 +47,30 @@ class TorchKernels(Kernels):
         q, k, v = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
         if norms is not None:
             q, k = self.rms_norm(q, norms.q, norms.eps), self.rms_norm(k, norms.k, norms.eps)
-        keys[slots] = rotate(k, cos, sin)
-        values[slots] = v
+        for pool, heads in ((keys, rotate(k, cos, sin)), (values, v)):
+            as_bytes(pool)[slots] = as_bytes(to_fp8(heads)) if pool.dtype == FP8 else heads
         return rotate(q, cos, sin)
+
+    def route(self, scores: Tensor, chosen: int, *, normalise: bool) -> tuple[Tensor, Tensor]:
+        likely = F.softmax(scores, dim=-1, dtype=torch.float32)
+        weights, experts = likely.topk(chosen, dim=-1)
+        return experts, weights / weights.sum(dim=-1, keepdim=True) if normalise else weights
+
+    def experts(self, x: Tensor, experts: Tensor, weights: Tensor, gate_up: Weight, down: Weight) -> Tensor:
+        order = experts.flatten().argsort(stable=True)
+        tokens = order // experts.shape[1]
+        counts = experts.flatten().bincount(minlength=len(down.values)).tolist()
+        scale = weights.to(x.dtype).flatten()[order].unsqueeze(-1)
+        results = []
+        for expert, inputs in enumerate(torch.split(x[tokens], counts)):
+            if len(inputs):
+                gated = self.silu_and_mul(self.linear(inputs, _of(gate_up, expert)))
+                results.append(self.linear(gated, _of(down, expert)))
+        return torch.zeros_like(x).index_add_(0, tokens, torch.cat(results) * scale)
+
+
+def _of(weight: Weight, expert: int) -> Weight:
+    return Weight(weight.values[expert], None if weight.scales is None else weight.scales[expert])
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

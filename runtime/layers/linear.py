@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
+from runtime.kernels import Weight
 from runtime.layers.parts import Layer, Part, Placement, sibling, whole
 
 
@@ -46,13 +47,14 @@ class ColumnLinear(Layer):
     def __init__(self, placement: Placement, inputs: int, outputs: list[Output], *, bias: bool) -> None:
         super().__init__()
         self.outputs = outputs
+        self._kernels = placement.kernels
         width = sum(output.count for output in outputs)
-        self.weight = placement.weight(width, inputs)
+        self.weight, self.scales = placement.matrix(width, inputs)
         self.bias = placement.weight(width) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., this rank's outputs)."""
-        return F.linear(x, self.weight, self.bias)
+        return self._kernels.linear(x, Weight(self.weight, self.scales), self.bias)
 
     def parts(self, name: str) -> Iterator[Part]:
         """Weight rows, and biases, of each fused layer."""
@@ -61,7 +63,8 @@ class ColumnLinear(Layer):
             mine = slice(offset, offset + output.count)
             rows = slice(output.start, output.start + output.count)
             source = sibling(name, output.name)
-            yield Part(f"{source}.weight", (output.total, inputs), (rows, slice(0, inputs)), self.weight[mine])
+            index, scales = (rows, slice(0, inputs)), None if self.scales is None else self.scales[mine]
+            yield Part(f"{source}.weight", (output.total, inputs), index, self.weight[mine], scales)
             if self.bias is not None:
                 yield Part(f"{source}.bias", (output.total,), (rows,), self.bias[mine])
             offset += output.count
@@ -80,20 +83,21 @@ class RowLinear(Layer):
         super().__init__()
         self._communicator = placement.communicator
         self._inputs = inputs
-        self.weight = placement.weight(outputs, placement.share("row-parallel inputs", inputs))
+        self._kernels = placement.kernels
+        self.weight, self.scales = placement.matrix(outputs, placement.share("row-parallel inputs", inputs))
         self.bias = placement.weight(outputs) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., this rank's inputs) to (..., outputs)."""
-        out = self._communicator.all_reduce(F.linear(x, self.weight))
+        out = self._communicator.all_reduce(self._kernels.linear(x, Weight(self.weight, self.scales)))
         return out if self.bias is None else out + self.bias
 
     def parts(self, name: str) -> Iterator[Part]:
         """Weight columns; the bias whole."""
         outputs, count = self.weight.shape
         start = self._communicator.rank * count
-        columns = slice(start, start + count)
-        yield Part(f"{name}.weight", (outputs, self._inputs), (slice(0, outputs), columns), self.weight)
+        index = (slice(0, outputs), slice(start, start + count))
+        yield Part(f"{name}.weight", (outputs, self._inputs), index, self.weight, self.scales)
         if self.bias is not None:
             yield Part(f"{name}.bias", (outputs,), (slice(0, outputs),), self.bias)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from runtime.distributed import Communicator
 from runtime.kernels import Kernels, kernels_for
+from runtime.kernels.fp8 import FP8, quantize
 from runtime.models.errors import ParallelError
 
 
@@ -21,12 +22,22 @@ class Placement:
     Attributes:
         communicator: The ranks that it is divided over.
         device: This rank's.
-        dtype: Of weights and activations.
+        dtype: Of activations, and of what is not in fp8.
+        fp8_weights: Whether the matrices of attention, MLPs and experts are held in fp8 (e4m3), each output with a
+            scale; activations are rounded token by token.
+        fp8_kv: Whether KV is held in fp8, as it is.
     """
 
     communicator: Communicator
     device: torch.device
     dtype: torch.dtype
+    fp8_weights: bool = False
+    fp8_kv: bool = False
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """Of keys and values in memory."""
+        return FP8 if self.fp8_kv else self.dtype
 
     @property
     def kernels(self) -> Kernels:
@@ -46,7 +57,16 @@ class Placement:
 
     def weight(self, *shape: int) -> nn.Parameter:
         """Memory for a weight, zeros until a loader fills it."""
-        return nn.Parameter(torch.zeros(shape, dtype=self.dtype, device=self.device), requires_grad=False)
+        return self._zeros(shape, self.dtype)
+
+    def matrix(self, *shape: int) -> tuple[nn.Parameter, nn.Parameter | None]:
+        """Memory for a matrix (..., outputs, inputs), and for its scales (..., outputs) where it is held in fp8."""
+        if not self.fp8_weights:
+            return self.weight(*shape), None
+        return self._zeros(shape, FP8), self._zeros(shape[:-1], torch.float32)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+        return nn.Parameter(torch.zeros(shape, dtype=dtype, device=self.device), requires_grad=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +78,23 @@ class Part:
         shape: The whole tensor's.
         index: A slice for each dimension: the part.
         target: Where it goes: memory of the part's shape.
+        scales: Where it goes in fp8, its rows' scales; None where it goes as it is.
     """
 
     name: str
     shape: tuple[int, ...]
     index: tuple[slice, ...]
     target: Tensor
+    scales: Tensor | None = None
+
+    def fill(self, values: Tensor) -> None:
+        """Take the part, rounded to what its memory holds."""
+        if self.scales is None:
+            self.target.copy_(values)
+        else:
+            rounded, scales = quantize(values.to(self.target.device))
+            self.target.copy_(rounded)
+            self.scales.copy_(scales)
 
 
 class Layer(nn.Module, ABC):

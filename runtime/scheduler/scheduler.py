@@ -9,11 +9,12 @@ from __future__ import annotations
 from policies.batching import StepPlan
 from policies.order import Order
 from policies.policy import Policy
-from policies.views import SequenceView
+from policies.views import CacheNode, SequenceView
 from runtime.scheduler.batch import Batch, Chunk, Snapshot, StepOutputs
 from runtime.scheduler.config import SchedulerConfig
 from runtime.scheduler.memory import KvMemory
-from runtime.scheduler.prefix import NoPrefixCache, PrefixCache, RadixCache
+from runtime.scheduler.prefix import Match, NoPrefixCache, PrefixCache, RadixCache
+from runtime.scheduler.room import room_for
 from runtime.scheduler.sequence import Sequence, State
 from runtime.scheduler.waiting import waiting_queue
 
@@ -54,7 +55,9 @@ class Scheduler:
         self._starved = False
         # Whether a step planned now would admit no one, until something arrives, ends or is preempted.
         self._settled = True
-        self._admission_settles = isinstance(policy.order, Order) and policy.reservation.steady
+        self._admission_settles = (
+            isinstance(policy.order, Order) and policy.reservation.steady and policy.batching.fixed_budget
+        )
 
     # What policies see (policies.views.SchedulerView).
 
@@ -74,6 +77,16 @@ class Scheduler:
         return len(self._decoding)
 
     @property
+    def prefilling_tokens(self) -> int:
+        """What is computed of the admitted sequences with prompt tokens left, all together."""
+        return sum([sequence.computed for sequence in self._prefilling])
+
+    @property
+    def decoding_tokens(self) -> int:
+        """Context of the admitted sequences past their prompt, all together."""
+        return sum([sequence.computed for sequence in self._decoding])
+
+    @property
     def max_running(self) -> int:
         """The most sequences admitted at once."""
         return self.config.max_running
@@ -90,8 +103,15 @@ class Scheduler:
 
     def cached_prefix(self, sequence: SequenceView) -> int:
         """Tokens at the front of a waiting sequence that the prefix cache holds now."""
-        waiting = self._sequences[sequence.request_id]
-        return self.memory.cache.match(waiting.tokens[: waiting.total - 1]).tokens
+        return self._match(self._sequences[sequence.request_id]).tokens
+
+    def cached_node(self, sequence: SequenceView) -> CacheNode | None:
+        """The deepest node of the prefix tree that they reach into, the root where it holds none; None with no tree."""
+        return self._match(self._sequences[sequence.request_id]).node
+
+    def _match(self, sequence: Sequence) -> Match:
+        """Of a waiting sequence: its last token is always computed."""
+        return self.memory.cache.match(sequence.tokens[: sequence.total - 1])
 
     # Requests come and go.
 
@@ -108,7 +128,7 @@ class Scheduler:
         sequence.predicted_tokens = self.policy.prediction.output_tokens(sequence)
         self._arrivals += 1
         self._sequences[sequence.request_id] = sequence
-        self._waiting.push(sequence)
+        self._queue(sequence)
         self._settled = False
 
     def abort(self, request_id: int) -> Sequence | None:
@@ -118,6 +138,7 @@ class Scheduler:
             return None
         if sequence.state is State.WAITING:
             self._waiting.remove(sequence)
+            self.policy.order.left(sequence)
             sequence.state = State.DONE
             sequence.finish_reason = "abort"
             del self._sequences[request_id]
@@ -312,27 +333,23 @@ class Scheduler:
             return
         self._waiting.arrange(self, now)
         memory, page_size = self.memory, self.config.page_size
-        reserved = -1
+        room = room_for(self.policy.reservation, self._running, page_size)
         while self._waiting and budget and len(self._running) < rows:
             sequence = self._waiting.head()
-            match = memory.cache.match(sequence.tokens[: sequence.total - 1])
+            match = self._match(sequence)
             count = min(sequence.total - match.tokens, budget)
             end = match.tokens + count
             available = memory.available_pages - memory.cache.newly_pinned(match)
             held = match.tokens // page_size
-            if self._running:
-                if reserved < 0:
-                    reserved = sum(map(self._reserved, self._running))
-                wanted = max(self.policy.reservation.tokens(sequence), end)
-                needed = -(-wanted // page_size) - held + reserved
-            else:  # alone, it fits: nothing is kept for anyone
-                needed = -(-end // page_size) - held
+            # Alone, it fits: nothing is kept for anyone.
+            needed = room.wanted(sequence, end, held) if self._running else -(-end // page_size) - held
             if needed > available:
                 # Pages on their way back from sequences that left may change this.
                 self._settled = self._settled and self._admission_settles and not self._leaving
                 return
             self._waiting.remove(sequence)
             memory.occupy(sequence, match)
+            self.policy.order.admitted(sequence)
             sequence.state = State.RUNNING
             sequence.prefill_end = sequence.total
             self._running.append(sequence)
@@ -346,12 +363,7 @@ class Scheduler:
                 raise AssertionError(f"{sequence} was admitted without room for {count} tokens")
             chunks.append(self._chunk(sequence, count))
             budget -= count
-            reserved += self._reserved(sequence) if reserved >= 0 else 0
-
-    def _reserved(self, sequence: Sequence) -> int:
-        """Pages, beyond those it holds, that are kept for a running sequence."""
-        wanted = self.policy.reservation.tokens(sequence)
-        return max(-(-wanted // self.config.page_size) - sequence.held_pages, 0)
+            room.admitted(sequence)
 
     def _extend(self, sequence: Sequence, count: int) -> int:
         """Take pages for the next ``count`` tokens of a prompt; returns how many of them there is room for."""
@@ -384,6 +396,8 @@ class Scheduler:
     def _end(self, sequence: Sequence) -> None:
         """Its last token is committed."""
         reason = "length" if sequence.output_tokens >= sequence.max_tokens else "stop"
+        self.policy.prediction.ended(sequence)
+        self.policy.reservation.ended(sequence)
         if sequence.state is State.LEAVING:  # preempted in flight, by its last token
             sequence.finish_reason = reason
         else:
@@ -398,6 +412,7 @@ class Scheduler:
         self._running.remove(sequence)
         (self._prefilling if sequence in self._prefilling else self._decoding).remove(sequence)
         sequence.state = State.LEAVING
+        self.policy.order.left(sequence)
         self._settled = False
         if sequence.last_step <= self._committed:
             self._release(sequence)
@@ -424,4 +439,8 @@ class Scheduler:
             sequence.state = State.WAITING
             sequence.cached = sequence.computed = 0
             sequence.total = known
-            self._waiting.push(sequence)
+            self._queue(sequence)
+
+    def _queue(self, sequence: Sequence) -> None:
+        self.policy.order.queued(sequence)
+        self._waiting.push(sequence)

@@ -19,7 +19,7 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which engine the workers build.
 
     Attributes:
-        factory: Dotted path of a function ``(options, place: runtime.engine.place.EnginePlace) -> Engine``.
+        factory: Dotted path of a function ``(options, place: runtime.engine.place.EnginePlace) -> LoadedEngine``.
         options: Its first argument.
     """
 
@@ -34,7 +34,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         model: The name that clients ask for.
         vocab_size: Token ids are below it.
         tokenizer: Folder with a Hugging Face ``tokenizer.json``; None for the built-in byte-level tokenizer.
-        scheduler: Sizes.
+        scheduler: Sizes; the engine may have room for fewer pages.
         policy: Configuration of :func:`policies.build_policy`.
         engine: Which engine the workers build.
         overlap: A step is scheduled and launched before the one before it is committed.

@@ -77,6 +77,7 @@ class DetokenizerProcess:
         while True:
             for message in self._inbox.wait():
                 if isinstance(message, Stop):
+                    self._inbox.close()
                     self._outbox.close()
                     return
                 try:

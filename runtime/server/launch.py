@@ -111,6 +111,7 @@ class Server:
         config: What it is.
         directory: Private directory with its sockets, removed in the end; made by :meth:`start`.
         url: Where its API server listens, e.g. ``http://127.0.0.1:8000``; empty without one.
+        pages: Pages of its KV memory; 0 until it is started.
 
     Args:
         config: What it is.
@@ -121,6 +122,7 @@ class Server:
         self.config = config
         self.directory = Path()
         self.url = ""
+        self.pages = 0
         self._heard = heard or _to_stderr
         self._processes: list[_Process] = []
         self._stopping = threading.Event()
@@ -228,6 +230,8 @@ class Server:
         waited_for.pop(message.name, None)
         if message.address:
             self.url = message.address
+        if message.pages:
+            self.pages = message.pages
 
     def _watch_processes(self) -> None:
         while not self._stopping.wait(_WATCH_S):

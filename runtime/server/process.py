@@ -20,6 +20,8 @@ from runtime.messages import API, DETOKENIZER, LAUNCHER, Failed, Ready
 from runtime.server.config import Place
 from runtime.server.mail import Outbox
 
+_SAY_SO_THEMSELVES = (API, "worker")  # when they are ready: they have more to say than that
+
 
 class Role(Protocol):
     """What a process does once it is ready."""
@@ -29,7 +31,7 @@ class Role(Protocol):
 
 
 def build(place: Place) -> Role:
-    """The process of that name, ready but for an API server, which says so itself."""
+    """The process of that name."""
     kind = place.name.partition(".")[0]
     if kind == API:
         from runtime.server.api import ApiProcess
@@ -64,7 +66,7 @@ def main() -> int:
         outbox.send(LAUNCHER, Failed(place.name, " ".join(str(error).split())))
         outbox.close()
         return 2
-    if place.name != API:
+    if place.name.partition(".")[0] not in _SAY_SO_THEMSELVES:
         outbox.send(LAUNCHER, Ready(place.name))
     role.run()
     outbox.close()

@@ -66,6 +66,7 @@ class TokenizerProcess:
                 elif isinstance(message, Abort | Ping):
                     self._outbox.send(worker, message)
                 elif isinstance(message, Stop):
+                    self._inbox.close()
                     self._outbox.close()
                     return
 

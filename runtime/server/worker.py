@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from policies import build_policy
-from runtime.engine.engine import Engine, StepResult
-from runtime.engine.place import EnginePlace
+from runtime.engine.engine import StepResult, StepRun
+from runtime.engine.place import EnginePlace, LoadedEngine
 from runtime.messages import (
     DETOKENIZER,
+    LAUNCHER,
     WORKER,
     Abort,
     Ended,
@@ -24,6 +25,7 @@ from runtime.messages import (
     Gauges,
     Logprobs,
     Ping,
+    Ready,
     Sampled,
     StepRecord,
     Stop,
@@ -84,12 +86,16 @@ class WorkerProcess:
         config = place.config
         rank = int(place.name.partition(".")[2])
         self._outbox = Outbox(place.path)
-        self._scheduler = Scheduler(config.scheduler, build_policy(config.policy))
-        table = self._scheduler.memory.table
+        policy = build_policy(config.policy)
         rendezvous = f"file://{place.path / 'rendezvous'}"
-        engine_place = EnginePlace(config.scheduler, table, rank, config.tp, rendezvous)
+        engine_place = EnginePlace(config.scheduler, policy.batching.step_tokens, rank, config.tp, rendezvous)
         inbox = Inbox(place.path, place.name, ToWorker if rank == 0 else ToRank)
-        self._engine: Engine[Any] = imported(config.engine.factory)(config.engine.options, engine_place)
+        if rank == 0:
+            logging.getLogger("runtime.engine").setLevel(logging.INFO)  # how far the engine is in starting
+        loaded: LoadedEngine = imported(config.engine.factory)(config.engine.options, engine_place)
+        self._scheduler = Scheduler(loaded.scheduler, policy)
+        self._engine = loaded.start(self._scheduler.memory.table)
+        self._name = place.name
         self._overlap = config.overlap
         others = [WORKER.format(other) for other in range(1, config.tp)]
         self._conductor: Conductor
@@ -104,6 +110,7 @@ class WorkerProcess:
 
     def run(self) -> None:
         """Serve until told to stop."""
+        self._outbox.send(LAUNCHER, Ready(self._name, pages=self._scheduler.config.pages))
         gc.collect()
         gc.freeze()
         effects = loop.serve(self._scheduler, overlap=self._overlap)
@@ -199,13 +206,13 @@ class LeaderSide:
         self._outbox = outbox
         self._scheduler = scheduler
         self._leader = leader
-        self._pages = config.scheduler.pages
+        self._pages = scheduler.config.pages
         self._records_to = config.record_steps
         self._requests: dict[int, _Request] = {}
         self._gathering = 0  # requests still to come before a step is planned
         self._received: list[RankMessage] = []
         self._now = 0.0  # when the loop last received
-        self._launches: dict[int, tuple[float, float]] = {}  # step -> when it was launched, seconds to plan it
+        self._launches: dict[int, tuple[float, float]] = {}  # step -> when the loop received for it, and launched it
         self._device_free_s = NEVER
         self._logprobs: dict[int, Logprobs] = {}  # request id -> of the token collected, not yet delivered
 
@@ -226,7 +233,7 @@ class LeaderSide:
         for sequence in batch.admitted:
             self._requests[sequence.request_id].scheduled_s = now
         if self._records_to is not None:
-            self._launches[batch.step] = now, now - self._now
+            self._launches[batch.step] = self._now, now
 
     def collected(self, batch: Batch, result: StepResult) -> None:
         """A step has ended."""
@@ -235,7 +242,7 @@ class LeaderSide:
                 if found is not None:
                     self._logprobs[sequence.request_id] = Logprobs(found.logprob, found.top_ids, found.top_logprobs)
         if self._records_to is not None:
-            self._outbox.send(self._records_to, self._record(batch))
+            self._outbox.send(self._records_to, self._record(batch, result.run))
 
     def deliver(self, outputs: StepOutputs) -> None:
         """Tell the detokenizer of a committed step."""
@@ -310,19 +317,24 @@ class LeaderSide:
             self._pages,
         )
 
-    def _record(self, batch: Batch) -> StepRecord:
+    def _record(self, batch: Batch, run: StepRun | None) -> StepRecord:
         now = time.monotonic()
-        launched_s, cpu_schedule_s = self._launches.pop(batch.step)
-        free_s = launched_s if math.isnan(self._device_free_s) else self._device_free_s
-        start_s = max(launched_s, free_s)
-        self._device_free_s = now
-        chunks = batch.chunks
+        planned_s, launched_s = self._launches.pop(batch.step)
+        chunks, free_s = batch.chunks, self._device_free_s
+        if run is None:  # what can be seen from here
+            start_s = launched_s if math.isnan(free_s) else max(launched_s, free_s)
+            run = StepRun(start_s, now - start_s, len(chunks) + len(batch.decodes), graph=False)
+        self._device_free_s = run.start_s + run.duration_s
         return StepRecord(
             batch.step,
-            start_s,
-            now - start_s,
-            start_s - free_s,
-            cpu_schedule_s,
+            run.start_s,
+            run.duration_s,
+            run.padded_sequences,
+            run.graph,
+            0.0 if math.isnan(free_s) else max(run.start_s - free_s, 0.0),
+            launched_s - planned_s,
+            planned_s,
+            now,
             array("q", [chunk.sequence.request_id for chunk in chunks]).tobytes(),
             array("i", [chunk.tokens for chunk in chunks]).tobytes(),
             array("q", [sequence.request_id for sequence in batch.decodes]).tobytes(),

@@ -26,7 +26,7 @@ from runtime.distributed import SingleCommunicator
 from runtime.engine.engine import Engine, StepResult
 from runtime.engine.memory import pages_on_gpu
 from runtime.engine.offline import run_offline
-from runtime.engine.params import SamplingParams
+from runtime.engine.params import GREEDY, SamplingParams
 from runtime.engine.torch_engine import load_model, make_engine
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig, load_model_config
@@ -43,6 +43,7 @@ POLICY = {
     "prediction": {"name": "max_tokens"},
 }
 PROMPT, STEPS = 512, 128
+DRAWN = (64, 256)  # batches that are also measured with a temperature
 # mini-sglang on one H100 80GB: decode ms at 1, 16, 64, 256; prefill tok/s; offline tok/s.
 PEER: dict[str, dict[str, Any]] = {
     "qwen3_0_6b": {"decode": {1: 1.53, 16: 1.93, 64: 3.26, 256: 8.39}, "prefill": 325_900, "offline": 18_180},
@@ -96,7 +97,7 @@ class Bench:
     def __init__(
         self, config: ModelConfig, model: CausalLm, placement: Placement, *, page_size: int, **engine: Any
     ) -> None:
-        pages = pages_on_gpu(config, placement, page_size=page_size, workspace_bytes=7 << 30)
+        pages = pages_on_gpu(config, placement, 7 << 30, page_size=page_size, fraction=0.9)
         sizes = SchedulerConfig(pages, page_size, 256, 2304)
         self.config, self.model, self.pages = config, model, pages
         self.scheduler = Scheduler(sizes, build_policy(POLICY))
@@ -116,16 +117,21 @@ class Bench:
             made.append(Sequence(self.first_id + index, prompt, tokens, outputs))
         return made
 
-    def steps(self, shapes: list[tuple[int, int]]) -> Iterator[StepOutputs]:
+    def steps(self, shapes: list[tuple[int, int]], params: SamplingParams = GREEDY) -> Iterator[StepOutputs]:
         """Run requests to their ends."""
-        for event in run_offline(self.scheduler, self.engine, self.sequences(shapes)):
+        sequences = self.sequences(shapes)
+        for sequence in sequences:
+            self.engine.admit(sequence.request_id, params)
+        for event in run_offline(self.scheduler, self.engine, sequences):
             assert isinstance(event, tuple), event
             yield event[0]
+        for sequence in sequences:
+            self.engine.forget(sequence.request_id)
 
-    def decode(self, batch: int) -> dict[str, float]:
+    def decode(self, batch: int, params: SamplingParams = GREEDY) -> dict[str, float]:
         """Milliseconds of a decode step, and what the host spends of it."""
         times: list[float] = []
-        for outputs in self.steps([(PROMPT, STEPS + 40)] * batch):
+        for outputs in self.steps([(PROMPT, STEPS + 40)] * batch, params):
             if outputs.prefilled == 0 and len(outputs.sequences) == batch:
                 times.append(time.perf_counter())
                 if len(times) == 20:
@@ -221,14 +227,14 @@ def copy_bandwidth() -> float:
     return float(10 * 2 * source.numel() / (start.elapsed_time(end) / 1e3))
 
 
-def floor_ms(config: ModelConfig, model: CausalLm, batch: int, bandwidth: float) -> float:
-    """Milliseconds in which a decode's weights and KV can be read."""
+def floor_ms(config: ModelConfig, model: CausalLm, batch: int, bandwidth: float, ranks: int = 1) -> float:
+    """Milliseconds in which a decode's weights and KV, a rank's share of them, can be read."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     if not config.tie_word_embeddings:
-        weights -= config.vocab_size * config.hidden_size * 2
+        weights -= config.vocab_size * config.hidden_size * 2 // ranks
     context = PROMPT + 20 + STEPS / 2
     kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2 * batch * context
-    return (weights + kv) / bandwidth * 1e3
+    return (weights + kv / ranks) / bandwidth * 1e3
 
 
 def guarded(what: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -281,6 +287,10 @@ def report(bench: Bench, peer: dict[str, Any], batches: list[int], bandwidth: fl
                 f"peer {peer.get('decode', {}).get(batch)}; "
                 f"host: launch {found['launch_ms']:.3f}, wait {found['wait_ms']:.3f} ms"
             )
+    for batch in batches:
+        if batch in DRAWN:
+            found = guarded("temperature", bench.decode, batch, SamplingParams(temperature=0.8)) or {}
+            print(f"    decode {batch:4d} at temperature 0.8: {found.get('ms', float('nan')):7.3f} ms")
 
 
 def more(bench: Bench, peer: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -21,6 +21,13 @@ def busy_scenarios() -> Iterator[Scenario]:
         {"order": {"name": "sjf"}, "prediction": {"name": "noisy_oracle"}, "eviction": {"name": "random"}},
         {"order": {"name": f"{OWN}.ErraticOrder"}, "preemption": {"name": f"{OWN}.ErraticPreemption"}},
         {"batching": {"name": f"{OWN}.ErraticBatching"}, "preemption": {"name": "least_progress"}},
+        {"order": {"name": "vtc"}, "eviction": {"name": "arc"}, "preemption": {"name": "min_waste"}},
+        {
+            "order": {"name": "dlpm", "quantum": 20.0},
+            "eviction": {"name": "lhd"},
+            "preemption": {"name": "most_served"},
+        },
+        {"order": {"name": "dfs_weight"}, "prediction": {"name": "history"}, "eviction": {"name": "s3fifo"}},
     ]
     for seed, part in enumerate(parts):
         rng = random.Random(seed)
@@ -32,6 +39,8 @@ def busy_scenarios() -> Iterator[Scenario]:
                 rng.randint(1, 12),
                 stop_ids=frozenset({rng.randrange(5), rng.randrange(5)}) if rng.random() < 0.5 else frozenset(),
                 priority=rng.randrange(3),
+                session_id=rng.randrange(-1, 4),
+                client_id=rng.randrange(-1, 3),
             )
             for _ in range(40)
         )

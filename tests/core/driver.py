@@ -40,6 +40,9 @@ class Asked:
         foretold: Its output where a replay knows it, else the engine samples.
         stop_ids: Tokens that end it.
         priority: Larger is more urgent.
+        deadline_s: When its last token is wanted, or NaN.
+        session_id: Conversation, or -1.
+        client_id: Tenant, or -1.
     """
 
     tick: int
@@ -48,6 +51,9 @@ class Asked:
     foretold: tuple[int, ...] | None = None
     stop_ids: frozenset[int] = frozenset()
     priority: int = 0
+    deadline_s: float = float("nan")
+    session_id: int = -1
+    client_id: int = -1
 
     def sequence(self, request_id: int) -> Sequence:
         ids = np.array(self.prompt + (self.foretold or ()), np.int32)
@@ -59,6 +65,9 @@ class Asked:
             foretold_tokens=None if self.foretold is None else len(self.foretold),
             stop_ids=self.stop_ids,
             priority=self.priority,
+            deadline_s=self.deadline_s,
+            session_id=self.session_id,
+            client_id=self.client_id,
         )
 
     def output(self) -> list[int]:
@@ -138,7 +147,8 @@ class _WatchedBatching(Batching):
     """Remembers the plans that it offered."""
 
     def __init__(self, inner: Batching) -> None:
-        self.inner, self.steady, self.step_tokens = inner, inner.steady, inner.step_tokens
+        self.inner, self.step_tokens = inner, inner.step_tokens
+        self.steady, self.fixed_budget = inner.steady, inner.fixed_budget
         self.offered: tuple[StepPlan, ...] = ()
 
     def plan(self, scheduler: SchedulerView, now: float) -> tuple[StepPlan, ...]:

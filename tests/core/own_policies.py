@@ -23,6 +23,29 @@ class ErraticOrder(DynamicOrder):
         return sorted(waiting, key=lambda sequence: mix(self._seed, self._asked, sequence.ordinal))
 
 
+class WatchfulOrder(DynamicOrder):
+    """The order of arrival, where everyone who comes and goes is told of, once and in turn."""
+
+    def __init__(self) -> None:
+        self.runs: dict[int, bool] = {}  # whether they do, of all who are here, by ordinal
+
+    def queued(self, sequence: SequenceView) -> None:
+        assert sequence.ordinal not in self.runs
+        self.runs[sequence.ordinal] = False
+
+    def admitted(self, sequence: SequenceView) -> None:
+        assert self.runs[sequence.ordinal] is False
+        assert sequence.computed == sequence.cached < sequence.total
+        self.runs[sequence.ordinal] = True
+
+    def left(self, sequence: SequenceView) -> None:
+        del self.runs[sequence.ordinal]
+
+    def arrange(self, waiting: Sequence[SequenceView], scheduler: SchedulerView, now: float) -> list[SequenceView]:
+        assert [s.ordinal for s in waiting] == sorted(ordinal for ordinal, runs in self.runs.items() if not runs)
+        return list(waiting)
+
+
 class ErraticBatching(Batching):
     """Another plan at every step."""
 

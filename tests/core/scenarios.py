@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hypothesis import strategies as st
 
+from policies import registry
 from runtime.scheduler import SchedulerConfig
 from tests.core.driver import Abort, Asked, Scenario
 from tests.core.engine import VOCABULARY
@@ -21,12 +23,23 @@ def _part(name: str, **parameters: st.SearchStrategy[Any]) -> st.SearchStrategy[
     return st.fixed_dictionaries({"name": st.just(name), **parameters})
 
 
+def _built_in(part: str) -> st.SearchStrategy[dict[str, Any]]:
+    return st.sampled_from([{"name": name} for name in registry.PARTS[part].builtin])
+
+
+# Every built-in policy as it is by default, and besides some with parameters that a small scenario can feel.
 PARTS: dict[str, st.SearchStrategy[Any]] = {
     "order": st.one_of(
-        _part("fcfs"),
-        _part("lpm", limit=st.sampled_from([0, 2, 128])),
+        _built_in("order"),
+        _part("lpm", limit=st.sampled_from([0, 2, 128]), shared_tokens=st.sampled_from([0, 1, 4])),
+        _part("k_lpm", k=st.integers(0, 2), limit=st.sampled_from([0, 2])),
+        _part("hrrn", limit=st.just(0), shared_tokens=st.sampled_from([0, 4])),
+        _part("shortest_prefill_first", limit=st.sampled_from([0, 2]), shared_tokens=st.sampled_from([0, 4])),
         _part("sjf", prompt_weight=st.sampled_from([0.0, 0.5])),
-        _part("priority"),
+        _part("mlfq", quantum=st.sampled_from([1.0, 2.0]), prompt_weight=st.sampled_from([0.0, 0.25])),
+        _part("vtc", prefill_weight=st.sampled_from([0.0, 1.0]), decode_weight=st.sampled_from([0.5, 2.0])),
+        _part("dlpm", quantum=st.sampled_from([1.0, 10.0, 100.0]), limit=st.sampled_from([0, 2, 128])),
+        _part("priority", ageing_s=st.sampled_from([0.0, 0.1, 10.0])),
         _part("random", seed=_seeds),
         _part(f"{OWN}.ErraticOrder", seed=_seeds),
     ),
@@ -34,28 +47,30 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
         _part("prefill_first", step_tokens=_step_tokens, max_prefill_steps=st.integers(0, 3)),
         _part("decode_first", step_tokens=_step_tokens),
         _part("chunked", step_tokens=_step_tokens),
+        # A budget that moves with every decode: a prompt token takes a second, and so does a token of context.
+        _part(
+            "slo_chunked",
+            step_tokens=_step_tokens,
+            min_tokens=st.integers(1, 3),
+            tbt_s=st.sampled_from([1.0, 20.0, 60.0]),
+            base_s=st.just(0.0),
+            prefill_token_s=st.just(1.0),
+            context_token_s=st.just(1.0),
+        ),
         _part(f"{OWN}.ErraticBatching", step_tokens=_step_tokens, seed=_seeds),
     ),
     "reservation": st.one_of(
-        _part("full"),
+        _built_in("reservation"),
         _part("ratio", decay_steps=st.sampled_from([1, 5, 600]), clip_tokens=st.sampled_from([2, 4096])),
-        _part("predicted"),
-        _part("none"),
+        _part("past_future", window=st.sampled_from([1, 3, 1000]), seed=_seeds),
     ),
-    "preemption": st.one_of(
-        _part("newest"),
-        _part("oldest"),
-        _part("least_progress"),
-        _part(f"{OWN}.ErraticPreemption", seed=_seeds),
-    ),
+    "preemption": st.one_of(_built_in("preemption"), _part(f"{OWN}.ErraticPreemption", seed=_seeds)),
     "eviction": st.one_of(
-        _part("lru"),
-        _part("lfu"),
-        _part("fifo"),
+        _built_in("eviction"),
         _part("random", seed=_seeds),
         _part(f"{OWN}.MostRecentlyUsed"),
     ),
-    "prediction": st.one_of(_part("max_tokens"), _part("oracle"), _part("noisy_oracle", seed=_seeds)),
+    "prediction": st.one_of(_built_in("prediction"), _part("noisy_oracle", seed=_seeds), _part("ranks", seed=_seeds)),
     "prefix_cache": st.sampled_from([True, True, True, False]),
 }
 
@@ -114,6 +129,7 @@ def _requests(draw: st.DrawFn, foretold_only: bool) -> tuple[Asked, ...]:
         else:
             stop_ids = draw(st.frozensets(tokens, max_size=2))
         tick = draw(st.sampled_from([0, 0, 1, 2, 3, 5, 9, 20]))
-        priority = draw(st.integers(0, 2))
-        asked.append(Asked(tick, prompt, max_tokens, foretold, stop_ids, priority))
+        who = {"session_id": draw(st.integers(-1, 1)), "client_id": draw(st.integers(-1, 2))}
+        urgency = {"priority": draw(st.integers(0, 2)), "deadline_s": draw(st.sampled_from([math.nan, 0.5, 1.0, 2.5]))}
+        asked.append(Asked(tick, prompt, max_tokens, foretold, stop_ids, **urgency, **who))
     return tuple(asked)

@@ -1,4 +1,4 @@
-"""A small model that FlashInfer can run, in half precision and as an exact reference."""
+"""Small models that every attention backend can run, in half precision and as an exact reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from runtime.models.config import ModelConfig, load_model_config
 from runtime.models.decoder import CausalLm
 from runtime.models.registry import build_model
 from runtime.scheduler import Scheduler, SchedulerConfig
+from runtime.transfer import to_device
 from runtime.weights import random_weights
+from tests.core.owners import OwnedPages, PageIds
 from tests.tiny.serving import POLICY, output, sequence
 
 FIELDS: dict[str, Any] = {
@@ -35,6 +37,14 @@ FIELDS: dict[str, Any] = {
     "rope_theta": 1000000,
     "torch_dtype": "bfloat16",
 }
+MOE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 256,
+    "norm_topk_prob": True,
+}
+_NAN = 0xFF  # a byte of which bfloat16 and fp8 (e4m3) make NaN
 HALF = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16)
 EXACT = Placement(SingleCommunicator(), torch.device("cuda"), torch.float32)
 
@@ -47,9 +57,9 @@ class Small(NamedTuple):
     exact: CausalLm
 
 
-def small(kv_heads: int) -> Small:
-    """A model with so many KV heads to 8 query heads."""
-    config = load_model_config({**FIELDS, "num_key_value_heads": kv_heads})
+def small(kv_heads: int, **fields: Any) -> Small:
+    """A model with so many KV heads to 8 query heads, and other fields."""
+    config = load_model_config({**FIELDS, "num_key_value_heads": kv_heads, **fields})
     half, exact = build_model(config, HALF), build_model(config, EXACT)
     random_weights(half, 1)
     exact.load_state_dict({name: tensor.float() for name, tensor in half.state_dict().items()})
@@ -78,13 +88,25 @@ def greedy(
     policy: Mapping[str, Any] | None = None,
     max_running: int = 8,
     pages: int | None = None,
+    attention: str = "auto",
+    placement: Placement = HALF,
 ) -> list[list[int]]:
-    """Greedy continuations by the engine, over a KV pool that begins as NaN: what no step wrote, none may read."""
+    """Greedy continuations by the engine, of whose steps each uses pages of its own.
+
+    The KV pool begins as NaN, and pages that are freed become NaN: what no step wrote for a sequence, it may not read.
+    """
     sizes = SchedulerConfig(pages or 8192 // page_size, page_size, max_running, 1024)
     scheduler = Scheduler(sizes, build_policy({**POLICY, **(policy or {})}))
     table = scheduler.memory.table
-    engine: Any = make_engine(model.config, model.half, HALF, sizes, table, cuda_graph=cuda_graph)
-    engine._attention.kv.fill_(torch.nan)
+    made: Any = make_engine(
+        model.config, model.half, placement, sizes, table, attention=attention, cuda_graph=cuda_graph
+    )
+    pool = made._attention.kv.view(torch.uint8).fill_(_NAN).unflatten(2, (-1, page_size))
+
+    def destroy(freed: PageIds) -> None:
+        pool.index_fill_(2, to_device(placement.device, freed.astype(np.int64))[0], _NAN)
+
+    engine = OwnedPages(made, scheduler, destroy)
     sequences = [sequence(index, prompt, count) for index, prompt in enumerate(prompts)]
     for _ in run_offline(scheduler, engine, sequences, overlap=overlap):
         pass

@@ -1,7 +1,9 @@
-"""FlashInfer's paged attention against the reference in float32."""
+"""Paged attention on the GPU against the reference in float32, by every backend and in CUDA graphs."""
 
 # ruff: noqa: E402 (what needs a GPU is imported once it is known to be there)
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,38 +11,137 @@ import pytest
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
-pytest.importorskip("flashinfer", reason="needs FlashInfer")
 
-from runtime.attention.base import AttentionMetadata
-from runtime.attention.flashinfer import FlashInferAttention
+from runtime.attention.base import AttentionMetadata, GpuAttention
+from runtime.attention.choose import AttentionChoice, choose_attention, gpu_attention
 from runtime.attention.torch import TorchAttention
+from runtime.distributed import SingleCommunicator
+from runtime.layers.parts import Placement
 
 HEADS, KV_HEADS, HEAD_DIM = 8, 2, 128
 SLOTS = 8192
+FP8 = torch.float8_e4m3fn
+needs_flashinfer = pytest.mark.skipif(find_spec("flashinfer") is None, reason="needs FlashInfer")
+BACKENDS = [
+    pytest.param(AttentionChoice("flashinfer", "flashinfer"), marks=needs_flashinfer, id="flashinfer"),
+    pytest.param(AttentionChoice("triton", "triton"), id="triton"),
+    pytest.param(AttentionChoice("flashinfer", "triton"), marks=needs_flashinfer, id="flashinfer+triton"),
+    pytest.param(AttentionChoice("triton", "flashinfer"), marks=needs_flashinfer, id="triton+flashinfer"),
+]
+CHUNKS_AND_DECODES = [
+    ([(0, 1)], []),  # (tokens before, tokens of the chunk)
+    ([(0, 300), (5, 77), (512, 64), (0, 1)], []),
+    ([], [1, 2, 63, 64, 65, 700]),
+    ([(0, 130), (64, 3)], [1, 17, 400]),
+]
 
 
+class Step:
+    """A step over a KV pool in which every slot that no sequence has is NaN."""
+
+    def __init__(
+        self,
+        chunks: list[tuple[int, int]],
+        decodes: list[int],
+        page_size: int,
+        *,
+        heads: tuple[int, int] = (HEADS, KV_HEADS),
+        head_dim: int = HEAD_DIM,
+        dtype: torch.dtype = torch.bfloat16,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
+        generator = torch.Generator("cuda").manual_seed(page_size + len(decodes))
+        self.page_size, self.heads = page_size, heads[0]
+        self.queries = np.array([count for _, count in chunks] + [1] * len(decodes))
+        self.lengths = np.array([before + count for before, count in chunks] + decodes)
+        columns = -(-self.lengths.max() // page_size)
+        order = np.random.default_rng(len(decodes)).permutation(SLOTS // page_size)
+        self.pages = order[: len(self.lengths) * columns].reshape(len(self.lengths), columns).astype(np.int32)
+        kv = torch.full((2, 2, SLOTS, heads[1], head_dim), torch.nan, device="cuda")
+        for row, length in zip(self.pages, self.lengths.tolist(), strict=True):
+            slots = (row[:, None] * page_size + np.arange(page_size)).ravel()[:length]
+            kv[:, :, slots] = torch.randn(2, 2, length, heads[1], head_dim, device="cuda", generator=generator)
+        self.kv = kv.to(kv_dtype or dtype)
+        tokens = int(self.queries.sum())
+        beside = torch.randn(tokens, heads[0] + 2 * heads[1], head_dim, device="cuda", generator=generator)
+        self.q = beside.to(dtype)[:, : heads[0]]
+        self.slots = torch.zeros(tokens, dtype=torch.int64, device="cuda")
+        self.prefills = len(chunks)
+
+    def metadata(self) -> AttentionMetadata:
+        return AttentionMetadata(self.queries, self.lengths, self.pages, self.prefills, self.slots)
+
+    def expected(self) -> torch.Tensor:
+        reference = TorchAttention(self.kv.float().nan_to_num(), self.page_size)
+        return reference.plan(self.metadata()).attend(1, self.q.float())
+
+    def found(self, choice: AttentionChoice) -> torch.Tensor:
+        attention = gpu_attention(choice, self.kv, self.page_size, self.heads)
+        return attention.plan(self.metadata()).attend(1, self.q)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    error = (found.float() - expected).norm() / expected.norm()
+    assert error < 1e-2, error  # never true of NaN
+
+
+@pytest.mark.parametrize("choice", BACKENDS)
 @pytest.mark.parametrize("page_size", [1, 16, 64])
+@pytest.mark.parametrize(("chunks", "decodes"), CHUNKS_AND_DECODES)
+def test_paged_attention(
+    choice: AttentionChoice, page_size: int, chunks: list[tuple[int, int]], decodes: list[int]
+) -> None:
+    step = Step(chunks, decodes, page_size)
+    assert_close(step.found(choice), step.expected())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, FP8], ids=["fp16", "fp8_kv"])
+@pytest.mark.parametrize("page_size", [1, 16])
+@pytest.mark.parametrize(("chunks", "decodes"), CHUNKS_AND_DECODES)
+def test_other_dtypes_by_triton(
+    kind: torch.dtype, page_size: int, chunks: list[tuple[int, int]], decodes: list[int]
+) -> None:
+    dtypes = {"kv_dtype": FP8} if kind == FP8 else {"dtype": kind}
+    step = Step(chunks, decodes, page_size, **dtypes)
+    assert_close(step.found(AttentionChoice("triton", "triton")), step.expected())
+
+
 @pytest.mark.parametrize(
-    ("chunks", "decodes"),
-    [
-        ([(0, 1)], []),  # (tokens before, tokens of the chunk)
-        ([(0, 300), (5, 77), (512, 64), (0, 1)], []),
-        ([], [1, 2, 63, 64, 65, 700]),
-        ([(0, 130), (64, 3)], [1, 17, 400]),
-    ],
+    ("heads", "head_dim"), [((8, 8), 64), ((14, 2), 64), ((32, 2), 96), ((10, 2), 128), ((8, 1), 256)], ids=str
 )
-def test_paged_attention(page_size: int, chunks: list[tuple[int, int]], decodes: list[int]) -> None:
-    generator = torch.Generator("cuda").manual_seed(0)
-    kv = torch.randn(2, 2, SLOTS, KV_HEADS, HEAD_DIM, device="cuda", generator=generator).bfloat16()
-    queries = np.array([count for _, count in chunks] + [1] * len(decodes))
-    lengths = np.array([before + count for before, count in chunks] + decodes)
-    columns = -(-lengths.max() // page_size)
-    order = np.random.default_rng(0).permutation(SLOTS // page_size)
-    pages = order[: len(lengths) * columns].reshape(len(lengths), columns).astype(np.int32)
-    tokens = int(queries.sum())
-    slots = torch.zeros(tokens, dtype=torch.int64, device="cuda")
-    q = torch.randn(tokens, HEADS + 4, HEAD_DIM, device="cuda", generator=generator).bfloat16()[:, :HEADS]
-    metadata = AttentionMetadata(queries, lengths, pages, len(chunks), slots)
-    expected = TorchAttention(kv.float(), page_size).plan(metadata).attend(1, q.float())
-    found = FlashInferAttention(kv, page_size, HEADS).plan(metadata).attend(1, q)
-    assert torch.allclose(found.float(), expected, atol=1e-2)
+def test_other_shapes_by_triton(heads: tuple[int, int], head_dim: int) -> None:
+    step = Step([(0, 130), (64, 3)], [1, 17, 400], 16, heads=heads, head_dim=head_dim)
+    assert_close(step.found(AttentionChoice("triton", "triton")), step.expected())
+
+
+@pytest.mark.parametrize("choice", BACKENDS[:2])
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_a_captured_decode_is_planned_anew(choice: AttentionChoice, page_size: int) -> None:
+    size = 5
+    steps = [Step([], lengths, page_size) for lengths in ([700, 3, 64, 65, 128], [1] * 5, [9, 300, 1000, 64, 2])]
+    pool = torch.empty_like(steps[0].kv)
+    attention: GpuAttention = gpu_attention(choice, pool, page_size, HEADS)
+    columns = max(step.pages.shape[1] for step in steps)
+    tables = torch.zeros(attention.table_entries(size, columns), dtype=torch.int32, device="cuda")
+    q = torch.empty(size, HEADS, HEAD_DIM, dtype=torch.bfloat16, device="cuda")
+    captured = attention.graph_step(size, steps[0].slots, tables)
+    captured.plan(steps[1].lengths, steps[1].pages)
+    pool.copy_(steps[1].kv)
+    captured.attend(1, q)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = captured.attend(1, q)
+    for step in steps:
+        pool.copy_(step.kv)
+        q.copy_(step.q)
+        captured.plan(step.lengths, step.pages)
+        out.fill_(torch.nan)
+        graph.replay()
+        assert_close(out, step.expected())
+
+
+def test_auto_takes_what_can_run_at_once() -> None:
+    half = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16)
+    fp8 = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16, fp8_kv=True)
+    assert choose_attention("auto", fp8, 128) == ("triton", "triton")
+    assert choose_attention("auto", half, 48) == ("triton", "triton")  # nobody compiles that ahead

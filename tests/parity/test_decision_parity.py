@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from harness.compose import compose
@@ -30,9 +33,9 @@ SMALL = (
 )
 
 
-def decide(backend: str, *overrides: str) -> RunRecord:
+def decide(backend: str, *overrides: str, **columns: npt.NDArray[Any]) -> RunRecord:
     config = compose([f"backend={backend}", *SMALL, *overrides])
-    record = replay(config, load_trace(config.trace), lambda _: True)
+    record = replay(config, load_trace(config.trace).with_columns(**columns), lambda _: True)
     assert record.failure is None
     assert record.complete
     return record
@@ -64,6 +67,28 @@ def test_tensor_parallel_ranks_decide_as_the_simulator() -> None:
 def test_without_overlap_too() -> None:
     knobs = ("policy=radix", "engine.pages=1500", "engine.overlap=false")
     assert first_difference(decide("sim", *knobs), decide("runtime", *knobs)) is None
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("policy/order=dlpm", "policy.order.quantum=500", "policy/reservation=past_future"),
+        ("policy/order=least_slack", "policy/preemption=least_urgent", "policy/batching=slo_chunked"),
+    ],
+    ids=["tenants", "deadlines"],
+)
+def test_who_a_request_is_and_when_it_is_due_reaches_the_scheduler(parts: tuple[str, ...]) -> None:
+    """Every policy alone is in test_every_policy; here tenants and deadlines pass through the processes."""
+    rng = np.random.default_rng(0)
+    who = {
+        "client_id": rng.integers(0, 3, 90),
+        "priority": rng.integers(0, 3, 90),
+        "deadline_s": rng.uniform(1, 60, 90),
+    }
+    knobs = ("policy=vllm", "engine.pages=1500", *parts, "policy.batching.step_tokens=256")
+    simulated = decide("sim", *knobs, **who)
+    assert first_difference(simulated, decide("runtime", *knobs, **who)) is None
+    assert first_difference(simulated, decide("sim", *knobs)) is not None
 
 
 def test_a_difference_is_found_where_it_begins() -> None:

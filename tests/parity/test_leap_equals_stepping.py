@@ -18,6 +18,7 @@ from harness.record import RunRecord
 from harness.simulator.engine import SchedulerCosts
 from harness.simulator.frontend import HopCosts
 from harness.workload import Arrivals, Workload
+from policies.registry import PARTS as BUILT_IN
 from runtime.scheduler import Batch, DecodeRun, LeapingScheduler
 from tests.core.driver import PARTS as PLAIN
 from tests.core.scenarios import PARTS
@@ -87,6 +88,16 @@ def _same(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
         assert ours.tobytes() == theirs.tobytes(), f"{what}: {ours} != {theirs}"
 
 
+def peopled(trace: Trace, tenants: int) -> Trace:
+    """With tenants, priorities and deadlines, for the policies that look at them."""
+    rng = np.random.default_rng(len(trace))
+    return trace.with_columns(
+        client_id=rng.integers(-1, tenants, len(trace)),
+        priority=rng.integers(0, 3, len(trace)),
+        deadline_s=rng.choice([np.nan, 0.1, 1.0, 10.0], len(trace)),
+    )
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     arrivals = draw(st.sampled_from(Arrivals), label="arrivals")
@@ -101,7 +112,7 @@ def cases(draw: st.DrawFn) -> Case:
         prefix_tokens=Distribution("uniform", low=1, high=40),
         seed=draw(st.integers(0, 2**16), label="seed"),
     )
-    trace = generate(synthetic)
+    trace = peopled(generate(synthetic), draw(st.integers(1, 4), label="tenants"))
     page_size = draw(st.sampled_from([1, 2, 4, 16]), label="page_size")
     longest = int((trace.prompt_tokens + trace.max_tokens).max())
     factor = draw(st.sampled_from([1.0, 1.2, 2.0, 50.0, 0.8]), label="KV memory over the longest request")
@@ -131,6 +142,37 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases())
 def test_tables_are_byte_equal(case: Case) -> None:
     assert_equal(case.replay(leap=True), case.replay(leap=False))
+
+
+@cache
+def busy() -> Trace:
+    """Conversations of several tenants, more than memory has room for at a time."""
+    trace = generate(
+        SyntheticWorkload(
+            requests=40,
+            rate=30.0,
+            input=Distribution("uniform", low=1, high=120),
+            output=Distribution("uniform", low=1, high=150),
+            turns=Distribution("fixed", mean=2),
+            think_s=Distribution("exponential", mean=0.2),
+            prefixes=3,
+            prefix_tokens=Distribution("uniform", low=36, high=80),
+        )
+    )
+    return peopled(trace, 3)
+
+
+@pytest.mark.parametrize(("part", "name"), [(part, name) for part, room in BUILT_IN.items() for name in room.builtin])
+def test_every_policy_decides_alike_when_it_leaps(part: str, name: str) -> None:
+    # A budget that shrinks from everything to almost nothing as what decodes grows.
+    small = {"slo_chunked": {"tbt_s": 0.006, "min_tokens": 1, "context_token_s": 5e-6}}
+    policy = {**PLAIN, "reservation": {"name": "none"}, part: {"name": name, **small.get(name, {})}}
+    engine = EngineConfig(page_size=2, pages=420, max_running=6)
+    case = Case(busy(), Arrivals.OPEN, 0, "llama3_8b", engine, "usual", policy)
+    record = case.replay(leap=True)
+    assert record.steps is not None
+    assert record.steps["waiting"].max() > 5
+    assert_equal(record, case.replay(leap=False))
 
 
 @pytest.mark.parametrize("overlap", [True, False])

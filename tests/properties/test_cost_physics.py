@@ -187,7 +187,7 @@ def test_twice_the_gpus_compute_at_most_twice_as_fast(name, device, tp, dtype, b
 def test_leaping_over_decode_steps_is_bit_for_bit_the_same(name, device, tp, dtype, sequences, padding, context, steps):
     cost = Roofline(SHAPES[name], DEVICES[device], tp, dtype, dtype)
     contexts = context + sequences * np.arange(steps)
-    leapt = cost.decode_s(sequences, sequences + padding, contexts)
+    leapt = cost.decode_s(sequences, sequences + padding, contexts, contexts)
     stepped = [
         cost.step_s(
             StepShape(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.driver import Scenario, drive
+from tests.core.driver import Driver, Scenario, drive
 from tests.core.scenarios import scenarios
 
 _EXAMPLES = settings().max_examples
@@ -40,6 +40,13 @@ def test_a_full_reservation_never_preempts(scenario: Scenario) -> None:
 def test_first_come_is_first_admitted(scenario: Scenario) -> None:
     admitted = [request_id for step in drive(scenario).steps for request_id in step[2]]
     assert admitted == sorted(admitted, key=lambda request_id: (scenario.asked[request_id].tick, request_id))
+
+
+@given(scenarios(order={"name": "tests.core.own_policies.WatchfulOrder"}, reservation={"name": "none"}))
+def test_orders_are_told_of_everyone_who_comes_and_goes(scenario: Scenario) -> None:
+    driver = Driver(scenario)
+    driver.run()
+    assert driver.scheduler.policy.order.runs == {}  # type: ignore[union-attr]
 
 
 @given(scenarios())

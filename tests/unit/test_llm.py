@@ -119,13 +119,16 @@ def test_a_model_without_files_takes_token_ids() -> None:
 
 def test_a_worker_builds_the_same_engine(folder: Path) -> None:
     sizes = SchedulerConfig(pages=8, page_size=16, max_running=2, max_context=64)
-    place = EnginePlace(sizes, np.zeros((2, sizes.max_row_pages), np.int32), rank=0, tp=1, rendezvous="")
+    place = EnginePlace(sizes, step_tokens=64, rank=0, tp=1, rendezvous="")
+    table = np.zeros((2, sizes.max_row_pages), np.int32)
     for options in (
         {"model": str(folder), "threads": 1},
         {"model": {**FIELDS, "path": str(folder / "config.json")}},
         {"model": FIELDS, "seed": 5, "dtype": "bfloat16"},
     ):
-        engine = build(options, place)
+        loaded = build(options, place)
+        assert loaded.scheduler == sizes
+        engine = loaded.start(table)
         assert isinstance(engine, TorchEngine)
         engine.close()
 

@@ -79,7 +79,7 @@ EACH: list[tuple[Any, Message]] = [
     (ToFrontend, Gathering()),
     (ToLauncher, Ready("api", "http://127.0.0.1:1")),
     (ToLauncher, Failed("worker.0", "no")),
-    (StepRecord, StepRecord(1, 0.5, 0.1, 0.0, 0.01, b"", b"", b"12345678", (1, 2, 3, 4, 5, 6))),
+    (StepRecord, StepRecord(1, 0.5, 0.1, 8, True, 0.0, 0.01, 0.4, 0.7, b"", b"", b"12345678", (1, 2, 3, 4, 5, 6))),
 ]
 
 

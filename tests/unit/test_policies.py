@@ -82,9 +82,8 @@ def test_lpm_takes_the_longest_cached_prefix_up_to_its_limit() -> None:
     for s in waiting:
         server._sequences[s.request_id] = s
     cache = server.memory.cache
-    node, _ = cache.insert(
-        cache.lock(cache.match(waiting[0].tokens[:0]))[0], np.array([1, 2, 3], np.int32), server.memory.pool.take(3)
-    )
+    node, _ = cache.lock(cache.match(waiting[0].tokens[:0]), waiting[0])
+    node, _ = cache.insert(node, np.array([1, 2, 3], np.int32), server.memory.pool.take(3), waiting[0])
     cache.unlock(node)
     assert [s.ordinal for s in Lpm().arrange(waiting, server, 0.0)] == [2, 1, 0, 3]
     assert [s.ordinal for s in Lpm(limit=3).arrange(waiting, server, 0.0)] == [0, 1, 2, 3]
@@ -249,9 +248,9 @@ def evicted(eviction: Eviction) -> list[int]:
     cache = RadixCache(1, eviction)
     for use in (1, 2, 3, 4, 1, 1, 3):
         match = cache.match(np.array([use], np.int32))
-        node, _ = cache.lock(match)
+        node, _ = cache.lock(match, sequence(use))
         rest = np.array([use], np.int32)[match.tokens :]
-        node, _ = cache.insert(node, rest, rest)
+        node, _ = cache.insert(node, rest, rest, sequence(use))
         cache.unlock(node)
     return [int(page) for page in cache.evict(4)]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
+import yaml
 
+from harness.config import conf_dir
 from policies import PolicyError, build_policy
 from policies.order import Fcfs
 from policies.registry import PARTS, build, find
@@ -19,6 +22,15 @@ CONFIG: dict[str, Any] = {part: {"name": next(iter(room.builtin))} for part, roo
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, room in PARTS.items() for name in room.builtin])
 def test_every_built_in_is_built_without_parameters(part: str, name: str) -> None:
     assert isinstance(build(part, name, {}), PARTS[part].bases)
+
+
+@pytest.mark.parametrize(("part", "name"), [(part, name) for part, room in PARTS.items() for name in room.builtin])
+def test_every_built_in_has_its_configuration_with_its_defaults(part: str, name: str) -> None:
+    settings = yaml.safe_load((conf_dir() / "policy" / part / f"{name}.yaml").read_text())
+    assert settings.pop("name") == name
+    built_in = PARTS[part].builtin[name]
+    parameters = inspect.signature(built_in).parameters if "__init__" in vars(built_in) or settings else {}
+    assert settings == {key: parameter.default for key, parameter in parameters.items()}
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -57,7 +69,7 @@ def test_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"{OWN}.Missing", f"policy.order.name={OWN}.Missing: {OWN} has no 'Missing'"),
         (f"{OWN}.NotAPolicy", "not a subclass of policies.order.Order or policies.order.DynamicOrder"),
         (f"{OWN}.ErraticBatching", "not a subclass of policies.order.Order"),
-        ("policies.order.uniform", "not a subclass of policies.order.Order"),
+        ("policies.order.random.uniform", "not a subclass of policies.order.Order"),
         (".Mine", "policy.order.name=.Mine: "),
         ("Mine.", "policy.order.name=Mine.: "),
     ],

@@ -63,6 +63,22 @@ def test_while_the_next_does_not_fit_and_its_rank_is_fixed() -> None:
     assert scheduler.quiet_steps(batch) == 0, "what is kept for others decays"
 
 
+def test_not_when_a_smaller_budget_may_let_the_next_in() -> None:
+    waiting = (sequence(1, 250, 20), sequence(2))
+    slo = {"name": "slo_chunked", "base_s": 0.0}
+    scheduler, batch = decoding(sequence(0), *waiting, batching=slo)
+    assert scheduler.quiet_steps(batch) == 0
+    scheduler, batch = decoding(sequence(0), batching=slo)
+    assert scheduler.quiet_steps(batch) == LONG - 2 - 1, "no one waits"
+    scheduler, batch = decoding(sequence(0), sequence(1), max_running=1, batching=slo)
+    assert scheduler.quiet_steps(batch) == LONG - 2 - 1, "all rows are taken"
+
+
+def test_not_when_the_next_fits_once_others_are_nearer_to_their_ends() -> None:
+    scheduler, batch = decoding(sequence(0), sequence(1, 250, 20), pages=280, reservation={"name": "past_future"})
+    assert scheduler.quiet_steps(batch) == 0
+
+
 def test_not_when_the_one_that_did_not_fit_has_gone() -> None:
     scheduler, batch = decoding(sequence(0), sequence(1, 250, 20), sequence(2))
     scheduler.abort(1)
@@ -145,5 +161,5 @@ def test_a_leap_leaves_what_single_steps_would() -> None:
 def test_the_queue_is_not_arranged_while_all_rows_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """An order with a memory would see other steps when they are leapt over; and matching a queue is dear."""
     scheduler, _ = decoding(sequence(0), sequence(1), max_running=1, order={"name": "lpm"})
-    monkeypatch.delattr("policies.order.Lpm.arrange")
+    monkeypatch.delattr("policies.order.PrefixOrder.arrange")
     assert scheduler.schedule(0.0) is not None

@@ -176,7 +176,7 @@ def test_launches_cost_cpu_time_per_kernel_without_a_graph():
 
 def test_decode_s_takes_integer_arrays_and_returns_float64():
     cost = roofline("qwen3_8b", "h100")
-    seconds = cost.decode_s(4, 4, np.array([400, 404, 408]))
+    seconds = cost.decode_s(4, 4, np.array([400, 404, 408]), np.array([100, 101, 102]))
     assert seconds.dtype == np.float64
     assert seconds.shape == (3,)
     assert (np.diff(seconds) > 0).all()

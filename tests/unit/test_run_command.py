@@ -59,7 +59,7 @@ def test_a_run_leaves_its_tables_and_prints_the_block(tmp_path: Path, capsys: py
     [
         (["policy=foo"], "Available options in 'policy': naive radix sarathi sglang vllm"),
         (["policy/eviction=foo"], " lru "),
-        (["policy.order.name=foo"], "Choose one of fcfs, lpm, sjf, priority, random"),
+        (["policy.order.name=foo"], "Choose one of fcfs, lpm, k_lpm, "),
         (["policy.order.name=no.such.Order"], "cannot import 'no'"),
         (["+policy.order.alpha=2"], "Parameters of Fcfs: none"),
         (["policy.batching.step_tokens=0"], "policy.batching.step_tokens=0"),
@@ -211,7 +211,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_command_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fly"]) == 2
-    assert "run, compare" in capsys.readouterr().err
+    assert "run, sweep, capacity, compare" in capsys.readouterr().err
 
 
 def test_bash_completes_commands_and_overrides(

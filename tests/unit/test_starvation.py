@@ -66,3 +66,50 @@ def test_first_come_first_served_ends_everyone_in_time(batching: dict[str, Any],
             break
     assert all(tick <= 30 * (request_id + 1) for request_id, tick in ended.items())
     assert len(ended) == STEPS
+
+
+def waits_for_ever(order: dict[str, Any]) -> bool:
+    """Whether one request is never admitted while others keep coming, faster than they are served.
+
+    Most orders like the others better: they are short, of one cached prefix, urgent, and of one tenant.
+    """
+    unlucky = 9
+    asked = [
+        Asked(tick, (1, 2, 3, 4 + tick % 3), 2, foretold=(0, 0), priority=1, deadline_s=tick / 10, client_id=0)
+        for tick in range(STEPS)
+    ]
+    asked[unlucky] = Asked(unlucky, (9,) * 7, 6, foretold=(0,) * 6, client_id=1)
+    config = SchedulerConfig(pages=64, page_size=1, max_running=1, max_context=64)
+    parts = {"batching": {"name": "chunked", "step_tokens": 8}, "prediction": {"name": "oracle"}, "order": order}
+    driver = Driver(Scenario(config, parts, tuple(asked)))
+    for tick in range(STEPS):
+        driver.tick(tick)
+    assert len(driver.record.reasons) > STEPS / 6, "others are served"
+    return driver.chunks[unlucky] == 0
+
+
+@pytest.mark.parametrize("name", ["lpm", "dfs_weight", "shortest_prefill_first"])
+def test_orders_that_live_by_the_cache_alone_let_one_wait_for_ever(name: str) -> None:
+    assert waits_for_ever({"name": name, "limit": 0})
+    assert not waits_for_ever({"name": name, "limit": 8}), "SGLang's limit"
+
+
+@pytest.mark.parametrize("name", ["sjf", "srpt", "priority", "edf", "least_slack"])
+def test_so_do_those_that_look_at_the_request_alone(name: str) -> None:
+    assert waits_for_ever({"name": name})
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"name": "fcfs"},
+        {"name": "k_lpm", "limit": 0},
+        {"name": "vtc"},
+        {"name": "dlpm", "quantum": 20.0, "limit": 0},
+        {"name": "priority", "ageing_s": 2.0},
+        {"name": "mlfq", "quantum": 0.5, "prompt_weight": 0.1, "promote_s": 2.0},
+    ],
+    ids=lambda order: order["name"],
+)
+def test_these_come_round_to_everyone(order: dict[str, Any]) -> None:
+    assert not waits_for_ever(order)

@@ -1,36 +1,15 @@
-"""Prediction: what the other policies may know of output lengths."""
+"""The truth, with an error."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from statistics import NormalDist
 
 from policies.errors import PolicyError
 from policies.hashing import uniform
+from policies.prediction.base import Prediction
+from policies.prediction.oracle import Oracle
 from policies.views import SequenceView
-
-
-class Prediction(ABC):
-    """Predicts output lengths, once a sequence is queued."""
-
-    @abstractmethod
-    def output_tokens(self, sequence: SequenceView) -> int:
-        """Output tokens the sequence will produce in all, at least 1."""
-
-
-class MaxTokens(Prediction):
-    """Knows nothing: every sequence runs to its ``max_tokens``."""
-
-    def output_tokens(self, sequence: SequenceView) -> int:
-        return sequence.max_tokens
-
-
-class Oracle(Prediction):
-    """Knows the true length where a replay foretells it, else ``max_tokens``."""
-
-    def output_tokens(self, sequence: SequenceView) -> int:
-        return sequence.max_tokens if sequence.foretold_tokens is None else sequence.foretold_tokens
 
 
 class NoisyOracle(Prediction):

@@ -1,0 +1,115 @@
+"""Steps of a real engine, one rank of it, crafted and timed: no scheduler decides what is in them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from harness.calibrate.places import Place
+from policies import Policy
+from runtime.engine.engine import Engine, StepRun
+from runtime.engine.place import EnginePlace, LoadedEngine
+from runtime.scheduler import Batch, Chunk, Scheduler, Sequence, Snapshot
+from runtime.server.config import EngineSpec, imported
+
+_STALE = Snapshot(0, 0, 0, 0, 0, 0)
+
+
+class StepTimes(NamedTuple):
+    """One step measured.
+
+    Attributes:
+        run: How the device ran it.
+        launch_s: Seconds of the host to launch it.
+        collect_s: Seconds from its end on the device to its tokens in the host's hands.
+    """
+
+    run: StepRun
+    launch_s: float
+    collect_s: float
+
+
+class Bench:
+    """One rank's engine, built as a worker builds it.
+
+    Attributes:
+        engine: The engine.
+        scheduler: Whose page table it reads; idle.
+
+    Args:
+        spec: Which engine.
+        policy: Of the scheduler.
+        place: Where it is.
+    """
+
+    def __init__(self, spec: EngineSpec, policy: Policy, place: EnginePlace) -> None:
+        loaded: LoadedEngine = imported(spec.factory)(spec.options, place)
+        sizes = loaded.scheduler
+        self.scheduler = Scheduler(sizes, policy)
+        self._table = self.scheduler.memory.table
+        self.engine: Engine[Any] = loaded.start(self._table)
+        self._on_gpu = spec.options.get("device") == "cuda"
+        random = np.random.default_rng(0)
+        self._pages = random.permutation(sizes.pages).astype(np.int32)  # a server that ran for a while has no order
+        self._tokens = random.integers(0, 256, sizes.max_context + 1).astype(np.int32)
+        self._steps = 0
+
+    def run(self, place: Place, repeats: int) -> list[StepTimes]:
+        """Run a step so many times."""
+        batch = self._batch(place)
+        return self._shadowed(batch, repeats) if self._on_gpu else self._in_flight(batch, repeats)
+
+    def close(self) -> None:
+        """Release the engine."""
+        self.engine.close()
+
+    def _batch(self, place: Place) -> Batch:
+        page_size = self.scheduler.config.page_size
+        sequences, taken = [], 0
+        for row, tokens in enumerate(place.contexts()):
+            count = -(-tokens // page_size)
+            self._table[row, :count] = self._pages[taken : taken + count]
+            taken += count
+            sequence = Sequence(row, tokens, self._tokens, 1)
+            sequence.row = row
+            sequences.append(sequence)
+        prefills = sequences[: place.prefills]
+        decodes = sequences[place.prefills :]
+        chunks = [Chunk(sequence, place.prefill_context, place.chunk, place.samples) for sequence in prefills]
+        return Batch(0, chunks, decodes, [s.prompt_tokens - 1 for s in decodes], [], _STALE)
+
+    def _launch(self, batch: Batch) -> tuple[Any, float]:
+        batch.step = self._steps
+        self._steps += 1
+        begun_s = time.perf_counter()
+        ticket = self.engine.launch(batch)
+        return ticket, time.perf_counter() - begun_s
+
+    def _collect(self, ticket: Any, launch_s: float) -> StepTimes:
+        run = self.engine.collect(ticket).run
+        if run is None:
+            raise AssertionError("a real engine tells how a step ran")
+        return StepTimes(run, launch_s, max(time.monotonic() - run.start_s - run.duration_s, 0.0))
+
+    def _in_flight(self, batch: Batch, repeats: int) -> list[StepTimes]:
+        """Each launched while the one before runs, as with overlap: on a CPU launching takes from what runs."""
+        times = []
+        ahead = self._launch(batch)
+        for _ in range(repeats):
+            ticket, ahead = ahead, self._launch(batch)
+            times.append(self._collect(*ticket))
+        self._collect(*ahead)
+        return times
+
+    def _shadowed(self, batch: Batch, repeats: int) -> list[StepTimes]:
+        """Each launched while the GPU is kept waiting, so that its time is the device's alone."""
+        import torch
+
+        cycles_s = 2e9  # of a GPU's clock, at most: the wait is then no shorter than is asked for
+        times = [self._collect(*self._launch(batch))]
+        for _ in range(repeats):
+            torch.cuda._sleep(int(1.5 * times[-1].launch_s * cycles_s))  # type: ignore[no-untyped-call]  # noqa: SLF001
+            times.append(self._collect(*self._launch(batch)))
+        return times[1:]

@@ -1,0 +1,326 @@
+"""A calibration: engine and host stages measured within a budget of time, saved as it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.backends.runtime import Runtime, runtime_of
+from harness.calibrate import host
+from harness.calibrate.bench import Bench, StepTimes
+from harness.calibrate.places import Place, coarse_grid, leave_one_out, next_place
+from harness.calibrate.ranks import AllReduce, Others, Setup, Steps, all_reduce_seconds
+from harness.config import ExperimentConfig
+from harness.cost.hardware import Hardware
+from harness.cost.measured import CollectivePoint, HostPoint, MeasuredProfile, StepPoint
+from harness.cost.roofline import Roofline, build_roofline
+from harness.experiment import describe_environment
+from harness.simulator.engine import graph_sizes
+from policies import build_policy
+from runtime.engine.emulated import EmulatedEngine, instantly
+from runtime.scheduler import Scheduler
+from runtime.server.config import ServerConfig
+
+_ROUND, _MOST_REPEATS = 5, 30
+_STABLE = 0.01  # of the median: standard error at which a point is measured well enough
+_POINT_SHARE = 0.02  # of the time, that a point may take beyond its first round
+_STEP_SHARE = 0.02  # of the time, that one step may take to be measured at all
+_LOOPS = range(3)  # of the serving loop, for each kind of requests
+_LOOP_SHARE = 0.2  # of the time, that they may take in all
+_LEAST_PLACES = 12  # measured even where the engine took all the time to build
+_SAVE_EVERY_S = 15.0
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16"}
+_HOST_TOKENS = (16, 256, 4096, 32768)  # of a prompt
+_HOST_BATCHES = (1, 4, 16, 64, 256)  # sequences of a step
+_LOOP_PROMPTS = (16, 256, 2048)
+_REDUCED_BYTES = tuple(4**power for power in range(5, 14))  # 1 KiB to 64 MiB
+
+
+class Calibration:
+    """One model on one kind of device.
+
+    Attributes:
+        places: Steps measured.
+        ratios: Of each, seconds over the roofline's.
+        failures: Parts that could not be measured, and why.
+
+    Args:
+        config: An experiment with ``backend=runtime`` and ``cost=roofline``.
+        seconds: Wall-clock time to take, of which building the engine is a part.
+        out: Directory of the profile.
+        command: What the user said.
+        watch: Told how far it is, in a line.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, *, seconds: float, out: Path, command: str, watch: Callable[[str], None]
+    ) -> None:
+        self._begun_s = time.monotonic()
+        self._seconds = seconds
+        self._out = out
+        self._command = command
+        self._watch = watch
+        self._config = config
+        self._runtime: Runtime = runtime_of(config)
+        options = self._runtime.engine.options
+        self._on_gpu = options["device"] == "cuda"
+        self._dtype = _DTYPES[str(options["dtype"] or config.model.get("torch_dtype") or "bfloat16")]
+        cost = dict(config.cost) | {"weight_dtype": self._dtype, "kv_dtype": self._dtype}
+        self._roofline: Roofline = build_roofline(config.model, config.hardware, config.tp, cost)
+        self._sizes = self._runtime.scheduler  # the engine may have room for fewer pages
+        self._step_tokens = build_policy(config.policy).batching.step_tokens
+        self.places: list[Place] = []
+        self.ratios: list[float] = []
+        self.failures: list[str] = []
+        self._steps: list[StepPoint] = []
+        self._host: dict[tuple[str, int, int, bool, bool], list[float]] = {}
+        self._collectives: list[CollectivePoint] = []
+        self._saved_s = self._begun_s
+
+    def run(self) -> MeasuredProfile:
+        """Measure until the time is up or every place is measured; an interruption keeps what there is.
+
+        Raises:
+            ValueError: A knob is wrong, or the engine cannot be built.
+        """
+        self._watch("building the engine")
+        with tempfile.TemporaryDirectory(prefix="servetwin-") as directory:
+            setup = Setup(
+                self._runtime.engine,
+                self._runtime.scheduler,
+                self._config.policy,
+                0,
+                self._config.tp,
+                f"file://{directory}/rendezvous",
+            )
+            others = Others(setup)
+            try:
+                bench = setup.build()
+                self._sizes = bench.scheduler.config
+                try:
+                    self._measure(bench, others)
+                finally:
+                    self._keep()
+                    bench.close()
+            except KeyboardInterrupt:
+                self._watch("interrupted: what was measured is kept")
+            finally:
+                others.close()
+        return self.profile()
+
+    def profile(self) -> MeasuredProfile:
+        """What was measured so far."""
+        sizes, config = self._sizes, self._config
+        options = self._runtime.engine.options
+        replayed = any(point.graph for point in self._steps)
+        environment = describe_environment()
+        return MeasuredProfile(
+            model=self._roofline.model,
+            hardware=Hardware.from_config(config.hardware),
+            device=_device_name(self._on_gpu),
+            tp=config.tp,
+            weight_dtype=self._dtype,
+            kv_dtype=self._dtype,
+            page_size=sizes.page_size,
+            pages=sizes.pages,
+            max_running=sizes.max_running,
+            max_context=sizes.max_context,
+            graph_sizes=tuple(graph_sizes(sizes.max_running)) if replayed else (),
+            overlap=config.engine.overlap,
+            attention=str(options["attention"]),
+            versions=_versions(environment),
+            date=time.strftime("%Y-%m-%d"),
+            command=self._command,
+            steps=sorted(self._steps, key=lambda point: dataclasses.astuple(point.shape)),
+            host=[_host_point(key, seconds) for key, seconds in sorted(self._host.items())],
+            collectives=self._collectives,
+        )
+
+    def _measure(self, bench: Bench, others: Others) -> None:
+        for place in coarse_grid(self._sizes, self._step_tokens)[:3]:
+            self._times(bench, others, place, 2)  # what compiles, tunes or allocates when it first runs
+        self._part("host stages", self._host_stages)
+        self._part("the serving loop", lambda: self._loop_stages(bench))
+        if self._config.tp > 1:
+            self._all_reduces(others)
+        grid = coarse_grid(self._sizes, self._step_tokens)
+        for number, place in enumerate(grid):
+            if self._left_s() < 0 and number >= _LEAST_PLACES:
+                self._watch(f"the time was up after {number} of {len(grid)} places of the coarse grid")
+                return
+            self._point(bench, others, place)
+        tried = set(grid)
+        while self._left_s() > 0:
+            following = next_place(self.places, self.ratios, tried, self._sizes, self._step_tokens)
+            if following is None:
+                return
+            tried.add(following)
+            self._point(bench, others, following)
+
+    def _part(self, name: str, measure: Callable[[], None]) -> None:
+        """Measure a part of the host's; where it fails the others are still worth having."""
+        try:
+            measure()
+        except Exception as error:  # whatever a server's process may die of
+            self.failures.append(f"{name}: {type(error).__name__}: {error}")
+            self._watch(self.failures[-1])
+
+    def _left_s(self) -> float:
+        return self._begun_s + self._seconds - time.monotonic()
+
+    def _point(self, bench: Bench, others: Others, place: Place) -> None:
+        """Measure a step until its median is known well, or that has taken long enough."""
+        expected_s = self._roofline.step_s(place.shape(place.decodes)) * float(np.median(self.ratios or [1.0]))
+        if self.ratios and expected_s > _STEP_SHARE * self._seconds:
+            return
+        begun_s = time.monotonic()
+        times: list[StepTimes] = self._times(bench, others, place, 1)[1:]
+        while len(times) < _MOST_REPEATS:
+            times += self._times(bench, others, place, _ROUND)
+            seconds = np.array([one.run.duration_s for one in times])
+            spread_s = float(np.subtract(*np.percentile(seconds, (75, 25))))
+            stable = spread_s / 1.35 / len(times) ** 0.5 < _STABLE * float(np.median(seconds))
+            if stable or time.monotonic() - begun_s > min(_POINT_SHARE * self._seconds, max(self._left_s(), 0.0)):
+                break
+        run = times[0].run
+        shape = place.shape(run.padded_sequences if run.graph else place.decodes)
+        device_s = float(np.median(seconds))
+        self._steps.append(StepPoint(shape, run.graph, device_s, spread_s, len(times)))
+        self.places.append(place)
+        self.ratios.append(device_s / self._roofline.step_s(shape))
+        self._host_times(place, times)
+        self._tell()
+
+    def _times(self, bench: Bench, others: Others, place: Place, repeats: int) -> list[StepTimes]:
+        others.tell(Steps(place, repeats))
+        return bench.run(place, repeats)
+
+    def _host_times(self, place: Place, times: list[StepTimes]) -> None:
+        rows = place.prefills * place.chunk + place.decodes
+        graph, overlap = times[0].run.graph, self._config.engine.overlap
+        for stage, seconds in (
+            ("launch", [one.launch_s for one in times]),
+            ("collect", [one.collect_s for one in times]),
+        ):
+            key = (stage, place.prefills + place.decodes, rows, graph, overlap)
+            self._host.setdefault(key, []).extend(seconds)
+
+    def _host_stages(self) -> None:
+        """What no engine is needed for."""
+        config = self._server_config()
+        overlap = config.overlap
+        self._watch("host: messages, tokenizer, detokenizer")
+        longest = self._sizes.max_context
+        for tokens in sorted({min(tokens, longest) for tokens in _HOST_TOKENS}):
+            self._host["receive", 1, tokens, False, overlap] = host.receiving(config, tokens, 40)
+            self._host["tokenize", 1, tokens, False, overlap] = [host.tokenizing(config, tokens, 40) for _ in range(3)]
+        for tokens in _batches(self._sizes.max_running):
+            self._host["detokenize", tokens, tokens, False, overlap] = [
+                host.detokenizing(config, tokens, 40) for _ in range(3)
+            ]
+            self._host["send", tokens, tokens, False, overlap] = [host.sending(config, tokens, 40) for _ in range(3)]
+        self._host["hop", 1, 1, False, overlap] = host.hopping(config, 100)
+
+    def _loop_stages(self, bench: Bench) -> None:
+        """Planning and committing, with the engine under the loop where it is the only rank."""
+        config, scheduler = self._server_config(), bench.scheduler
+        engine: Any = bench.engine
+        if config.tp > 1:  # the others would have to run the same steps
+            engine = EmulatedEngine(instantly, config.vocab_size)
+            scheduler = Scheduler(scheduler.config, build_policy(self._config.policy))
+        sizes = self._sizes
+        room = min(sizes.pages * sizes.page_size, 4 * self._step_tokens)
+        begun_s, seed = time.monotonic(), 0
+        batches = _batches(sizes.max_running)
+        for _, prompt, batch, overlap in product(_LOOPS, _LOOP_PROMPTS, batches, (True, False)):
+            longest = prompt + host.DECODES
+            if batch * longest > room or longest > sizes.max_context:
+                continue
+            if time.monotonic() - begun_s > _LOOP_SHARE * self._seconds:
+                return
+            self._watch(f"host: the serving loop, {batch} x {prompt} tokens, overlap {'on' if overlap else 'off'}")
+            seed += 1
+            samples = host.looping(config, scheduler, engine, batch, prompt, overlap=overlap, seed=seed)
+            for (stage, sequences, tokens), seconds in samples.items():
+                self._host.setdefault((stage, sequences, tokens, False, overlap), []).extend(seconds)
+
+    def _all_reduces(self, others: Others) -> None:
+        import torch.distributed as dist
+
+        for size in _REDUCED_BYTES:
+            begun_s = time.monotonic()
+            self._watch(f"all-reduce of {size:,} bytes")
+            others.tell(AllReduce(size, _ROUND))
+            seconds = all_reduce_seconds(size, _ROUND)
+            spread_s = float(np.subtract(*np.percentile(seconds, (75, 25))))
+            point = CollectivePoint("all_reduce", dist.get_backend(), size, float(np.median(seconds)), spread_s, _ROUND)
+            self._collectives.append(point)
+            if 4 * (time.monotonic() - begun_s) > _POINT_SHARE * self._seconds:
+                return  # the next is of four times the bytes
+
+    def _server_config(self) -> ServerConfig:
+        runtime, config = self._runtime, self._config
+        return ServerConfig(
+            model=str(config.model.get("name", "model")),
+            vocab_size=runtime.vocab_size,
+            scheduler=self._sizes,
+            policy=config.policy,
+            engine=runtime.engine,
+            overlap=config.engine.overlap,
+            tp=config.tp,
+            http=False,
+        )
+
+    def _tell(self) -> None:
+        if len(self.places) > 2:
+            errors = leave_one_out(self.places, self.ratios)
+            known = errors[np.isfinite(errors)]
+            worst = f"foretold by the others to {np.median(known):.1%}, worst {known.max():.0%}" if len(known) else ""
+            self._watch(f"{len(self.places)} steps measured, {worst}, {max(self._left_s(), 0):.0f} s left")
+        if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Save what there is."""
+        if self._steps:
+            self.profile().save(self._out)
+            self._saved_s = time.monotonic()
+
+
+def _batches(most: int) -> list[int]:
+    return sorted({batch for batch in _HOST_BATCHES if batch < most} | {min(most, _HOST_BATCHES[-1])})
+
+
+def _host_point(key: tuple[str, int, int, bool, bool], seconds: list[float]) -> HostPoint:
+    stage, sequences, tokens, graph, overlap = key
+    q25, median, q75 = np.percentile(seconds, (25, 50, 75)).tolist()
+    return HostPoint(stage, sequences, tokens, graph, overlap, median, q75 - q25, len(seconds))
+
+
+def _device_name(on_gpu: bool) -> str:
+    if on_gpu:
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def _versions(environment: dict[str, Any]) -> dict[str, str]:
+    packages = {name: str(known) for name, known in environment["packages"].items() if known is not None}
+    for name in ("flashinfer-python", "triton"):
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    return {"python": str(environment["python"]), **packages, "commit": environment["commit"] or "unknown"}

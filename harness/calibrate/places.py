@@ -1,0 +1,205 @@
+"""Which steps are measured: first a coarse logarithmic grid, then where the measurements foretell each other worst."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from harness.cost.shape import StepShape
+from runtime.scheduler import SchedulerConfig
+
+_NEIGHBOURS = 3  # that foretell a point
+_CONTEXTS = (16, 128, 512, 2048, 8192, 32768)
+_BETWEEN = (3, 12, 20, 48, 100, 200)  # batches between the sizes of CUDA graphs
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A step to be measured: some equal chunks of prompts, some decodes of equal context, but for one.
+
+    Attributes:
+        prefills: Sequences that compute a chunk.
+        chunk: Tokens of each chunk.
+        prefill_context: Tokens that each had computed before.
+        samples: Whether their prompts end in this step.
+        decodes: Sequences that compute one token.
+        decode_context: KV tokens that each of them reads, its own new one included,
+        longest: but for one of them, which reads this many.
+    """
+
+    prefills: int = 0
+    chunk: int = 0
+    prefill_context: int = 0
+    samples: bool = True
+    decodes: int = 0
+    decode_context: int = 0
+    longest: int = 0
+
+    def contexts(self) -> list[int]:
+        """KV tokens of each sequence after the step: those with a chunk, then those that decode."""
+        prefills = [self.prefill_context + self.chunk] * self.prefills
+        decodes = [self.longest] + [self.decode_context] * (self.decodes - 1) if self.decodes else []
+        return prefills + decodes
+
+    def shape(self, decode_rows: int) -> StepShape:
+        """What a cost model is to know of it.
+
+        Args:
+            decode_rows: Rows that the linear layers run for the decodes, padding included.
+        """
+        chunk, before = self.chunk, self.prefill_context
+        pairs = chunk * before + chunk * (chunk + 1) // 2
+        return StepShape(
+            prefill_sequences=self.prefills,
+            prefill_tokens=self.prefills * chunk,
+            prefill_pairs=self.prefills * pairs,
+            prefill_context=self.prefills * (before + chunk),
+            decode_sequences=self.decodes,
+            decode_rows=decode_rows,
+            decode_context=sum(self.contexts()[self.prefills :]),
+            decode_max_context=self.longest,
+            sampled=self.decodes + self.prefills * self.samples,
+        )
+
+    def fits(self, sizes: SchedulerConfig, step_tokens: int) -> bool:
+        """Whether a server of these sizes can run it.
+
+        Args:
+            sizes: Of the server.
+            step_tokens: Prompt tokens that a step may compute.
+        """
+        contexts = self.contexts()
+        pages = sum(-(-tokens // sizes.page_size) for tokens in contexts)
+        return (
+            len(contexts) <= sizes.max_running
+            and max(contexts) <= sizes.max_context
+            and pages <= sizes.pages
+            and self.prefills * self.chunk <= step_tokens
+        )
+
+
+def decoding(batch: int, context: int, longest: int | None = None) -> Place:
+    """A step that only decodes."""
+    return Place(decodes=batch, decode_context=context, longest=context if longest is None else longest)
+
+
+def coarse_grid(sizes: SchedulerConfig, step_tokens: int) -> list[Place]:
+    """Places for a first look, in an order in which every beginning of the list covers all of it.
+
+    Args:
+        sizes: Of the server.
+        step_tokens: Prompt tokens that a step may compute.
+    """
+    most = min(sizes.max_running, sizes.pages)
+    batches = sorted({*_powers(1, most), most})
+    chunks = sorted({*_powers(16, step_tokens), step_tokens})
+    room = sizes.pages * sizes.page_size
+    long = min(sizes.max_context, room // 2)
+    grid = [
+        *(decoding(batch, context) for batch in batches for context in _CONTEXTS),
+        *(decoding(batch, min(sizes.max_context, room // batch)) for batch in batches),  # as much KV as there is
+        *(decoding(batch, 512) for batch in _BETWEEN),
+        *(decoding(batch, 128, long) for batch in (4, 16, 64)),
+        *(Place(1, chunk) for chunk in chunks),
+        *(Place(1, chunk, context) for chunk in chunks[::2] for context in _CONTEXTS[2:]),
+        *(Place(count, chunk // count) for chunk in chunks[2::2] for count in (4, 16, 64) if chunk >= 4 * count),
+        *(Place(1, chunk, samples=False) for chunk in chunks[::3]),
+        *(
+            Place(1, chunk, decodes=batch, decode_context=512, longest=512)
+            for chunk in chunks[::2]
+            for batch in batches[::2]
+        ),
+    ]
+    fitting = [place for place in dict.fromkeys(grid) if place.fits(sizes, step_tokens)]
+    order = np.random.default_rng(0).permutation(len(fitting))
+    return [fitting[index] for index in order]
+
+
+def _powers(first: int, last: int) -> Iterator[int]:
+    while first <= last:
+        yield first
+        first *= 2
+
+
+def leave_one_out(places: Sequence[Place], ratios: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """How wrongly each measured place is foretold by its neighbours of the same kind.
+
+    Args:
+        places: Measured.
+        ratios: Seconds measured over seconds of the roofline, of each: what is smooth enough to interpolate.
+
+    Returns:
+        (places,) absolute error of the logarithm; infinite where there is no other of its kind.
+    """
+    coordinates = np.array([_coordinates(place) for place in places])
+    kinds = np.array([_kind(place) for place in places])
+    logs = np.log(ratios)
+    errors = np.full(len(places), np.inf)
+    for index in range(len(places)):
+        others = np.flatnonzero((kinds == kinds[index]) & (np.arange(len(places)) != index))
+        if not len(others):
+            continue
+        distance = np.abs(coordinates[others] - coordinates[index]).sum(axis=1)
+        nearest = distance.argsort(kind="stable")[:_NEIGHBOURS]
+        weight = 1 / (distance[nearest] + 1e-9)
+        errors[index] = abs(float(weight @ logs[others[nearest]] / weight.sum()) - logs[index])
+    return errors
+
+
+def next_place(
+    places: Sequence[Place], ratios: Sequence[float], tried: set[Place], sizes: SchedulerConfig, step_tokens: int
+) -> Place | None:
+    """Where to measure next: half way, on a logarithmic scale, from the worst foretold place to a neighbour of it.
+
+    Args:
+        places: Measured.
+        ratios: See :func:`leave_one_out`.
+        tried: Places that are not to be tried again.
+        sizes: Of the server.
+        step_tokens: Prompt tokens that a step may compute.
+
+    Returns:
+        A place, or None where all are as near to each other as they can be.
+    """
+    errors = leave_one_out(places, ratios)
+    for index in np.argsort(-errors, kind="stable").tolist():
+        worst = places[index]
+        kin = [place for place in places if place is not worst and _kind(place) == _kind(worst)]
+        for other in sorted(kin, key=lambda place: _distance(place, worst))[: 2 * _NEIGHBOURS]:
+            middle = _between(worst, other)
+            if middle not in tried and middle.fits(sizes, step_tokens):
+                return middle
+    return None
+
+
+def _kind(place: Place) -> int:
+    return (place.prefills > 0) + 2 * (place.decodes > 0) + 4 * (place.prefills > 0 and not place.samples)
+
+
+def _coordinates(place: Place) -> list[float]:
+    return [math.log2(1 + value) for value in astuple(place)]
+
+
+def _distance(one: Place, other: Place) -> float:
+    return sum(abs(a - b) for a, b in zip(_coordinates(one), _coordinates(other), strict=True))
+
+
+def _between(one: Place, other: Place) -> Place:
+    """Half way between two places of a kind; contexts are at least the token itself."""
+
+    def middle(a: int, b: int) -> int:
+        return round(math.sqrt((1 + a) * (1 + b))) - 1
+
+    decode_context = middle(one.decode_context, other.decode_context)
+    return Place(
+        middle(one.prefills, other.prefills),
+        middle(one.chunk, other.chunk),
+        middle(one.prefill_context, other.prefill_context),
+        one.samples,
+        middle(one.decodes, other.decodes),
+        decode_context,
+        max(middle(one.longest, other.longest), decode_context),
+    )

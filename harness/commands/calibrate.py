@@ -1,0 +1,170 @@
+"""``harness calibrate``: measure the runtime's engine and host stages on this machine, into a profile."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.cost.measured import MeasuredProfile
+
+_EXAMPLE = """\
+examples:
+  python -m harness calibrate model=tiny hardware=cpu
+  python -m harness calibrate model=qwen3_8b hardware=h100 engine.page_size=16 ++backend.device=cuda --seconds 90
+  python -m harness run model=tiny hardware=cpu cost=profile cost.path=profiles/cpu_tiny_tp1
+  python -m harness calibrate from=vllm_result.json model=qwen3_8b hardware=h100 policy=vllm
+
+Overrides are those of harness run; the engine is that of backend=runtime. Ctrl-C ends it early and keeps what was
+measured. Host stages are those of token-id requests without HTTP (backend.client=direct). from=FILE measures nothing:
+it fits the roofline's parameters to the requests of a run, ours or another tool's, and tells its error on others.
+"""
+_SAY_EVERY_S = 15.0  # where the output is no terminal
+
+
+def main(argv: list[str]) -> int:
+    """Measure, save, and show what was measured.
+
+    Returns:
+        0, 1 where the engine failed, 2 for a mistake of the user's.
+    """
+    parser = argparse.ArgumentParser(
+        prog="harness calibrate",
+        description=__doc__,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out", type=Path, help="directory of the profile (profiles/HARDWARE_MODEL_tpN), or JSON file of a fit"
+    )
+    parser.add_argument("--seconds", type=float, default=180.0, help="wall-clock time to take (180)")
+    parser.add_argument("overrides", nargs="*", help="of the configuration, as for harness run")
+    arguments = parser.parse_intermixed_args(argv)
+
+    from rich.console import Console
+
+    from harness.errors import USER_ERRORS
+
+    console = Console(highlight=False, soft_wrap=True)
+    sources = [word.removeprefix("from=") for word in arguments.overrides if word.startswith("from=")]
+    try:
+        if sources:
+            return _fit(Path(sources[-1]), arguments, console)
+        out, profile, failures = _calibrate(arguments, console, _said(arguments))
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    if not profile.steps:
+        print("error: nothing was measured; give it more time, --seconds 180", file=sys.stderr)  # noqa: T201
+        return 1
+    _show(profile, console)
+    console.print(f"Profile: {out}; use it by cost=profile cost.path={out}", markup=False)
+    for failure in failures:
+        print(f"error: not measured: {failure}", file=sys.stderr)  # noqa: T201
+    return 1 if failures else 0
+
+
+def _said(arguments: argparse.Namespace) -> str:
+    """The command, for the profile: where it was written does not matter to others."""
+    return " ".join(["python -m harness calibrate", *arguments.overrides, f"--seconds {arguments.seconds:g}"])
+
+
+def _calibrate(
+    arguments: argparse.Namespace, console: Console, command: str
+) -> tuple[Path, MeasuredProfile, list[str]]:
+    from harness.compose import compose
+    from harness.config import ConfigError
+    from harness.cost.measured import profile_name
+
+    if not arguments.seconds > 0:
+        raise ConfigError(f"--seconds {arguments.seconds:g}: above 0")
+    config = compose(["backend=runtime", "cost=roofline", *arguments.overrides])
+    if config.backend["name"] != "runtime":
+        raise ConfigError(f"backend={config.backend['name']}: only the runtime has an engine to measure")
+    name = profile_name(str(config.model["name"]), str(config.hardware["name"]), config.tp)
+    out = arguments.out or Path("profiles") / name
+    console.print(
+        f"Calibrating [bold]{config.model['name']}[/] on {config.tp}x {config.hardware['name']} for at most "
+        f"{arguments.seconds:g} s"
+    )
+    from harness.calibrate.calibration import Calibration
+
+    status = console.status("") if console.is_terminal else nullcontext()
+    said_s = float("-inf")
+    with status as shown:
+
+        def watch(line: str) -> None:
+            nonlocal said_s
+            if shown is not None:
+                shown.update(line)
+            elif time.monotonic() - said_s > _SAY_EVERY_S:
+                said_s = time.monotonic()
+                console.print(f"  {line}", markup=False)
+
+        calibration = Calibration(config, seconds=arguments.seconds, out=out, command=command, watch=watch)
+        return out, calibration.run(), calibration.failures
+
+
+def _fit(source: Path, arguments: argparse.Namespace, console: Console) -> int:
+    from harness.calibrate.observed import fit_file, fit_tables, write_fit
+    from harness.compose import compose
+
+    knobs = [word for word in arguments.overrides if not word.startswith("from=")]
+    config = compose(["backend=sim", "cost=roofline", *knobs])
+    with console.status("") if console.is_terminal else nullcontext() as shown:
+        found = fit_file(source, config, lambda line: None if shown is None else shown.update(line))
+    for table in fit_tables(found):
+        console.print(table)
+    console.print(f"Use it by: {' '.join(found.overrides)}", markup=False)
+    if arguments.out is not None:
+        write_fit(found, arguments.out)
+        console.print(f"Fit: {arguments.out}", markup=False)
+    return 0
+
+
+def _show(profile: MeasuredProfile, console: Console) -> None:
+    """What was measured: steps by kind, host stages from the smallest to the largest."""
+    from rich.table import Table
+
+    from harness.cost.cross_validation import cross_validate
+    from harness.cost.profile import ProfileCost
+    from harness.cost.roofline import Roofline
+
+    table = Table(title=f"{profile.model.name} on {profile.tp}x {profile.device}")
+    for column in ("", "points", "fastest ms", "slowest ms", "median IQR"):
+        table.add_column(column, justify="right" if column else "left")
+    kinds = {
+        "prefill": [p for p in profile.steps if p.shape.prefill_sequences and not p.shape.decode_sequences],
+        "decode": [p for p in profile.steps if not p.shape.prefill_sequences],
+        "mixed": [p for p in profile.steps if p.shape.prefill_sequences and p.shape.decode_sequences],
+    }
+    for kind, steps in kinds.items():
+        _row(table, kind, [(p.device_s, p.spread_s) for p in steps])
+    for stage in dict.fromkeys(point.stage for point in profile.host):
+        _row(table, f"host: {stage}", [(p.seconds, p.spread_s) for p in profile.host if p.stage == stage])
+    _row(table, "all-reduce", [(p.seconds, p.spread_s) for p in profile.collectives])
+    console.print(table)
+    roofline = Roofline(profile.model, profile.hardware, profile.tp, profile.weight_dtype, profile.kv_dtype)
+    checked = cross_validate(ProfileCost(profile, roofline))
+    console.print(
+        f"Of steps that it was not told of, the cost model is off by {checked.median:.1%} (median), "
+        f"{checked.p95:.1%} (95th percentile)"
+    )
+
+
+def _row(table: object, name: str, points: list[tuple[float, float]]) -> None:
+    from statistics import median
+
+    from rich.table import Table
+
+    if isinstance(table, Table) and points:
+        seconds = [point[0] for point in points]
+        spread = median(spread / max(took, 1e-9) for took, spread in points)
+        cells = f"{len(points)}", f"{min(seconds) * 1e3:.3f}", f"{max(seconds) * 1e3:.3f}", f"{spread:.0%}"
+        table.add_row(name, *cells)

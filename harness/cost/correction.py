@@ -1,0 +1,185 @@
+"""What a fit leaves of measured points, spread to their surroundings so that the sum still rises with all work.
+
+Interpolation between bounds (Beliakov, Interpolation of Lipschitz functions, 2006): what a measured point says fades
+with the distance from it. Distance is counted in the fit's own seconds, kind of work by kind of work: towards more work
+the correction falls by at most what the fit rises, so that their sum is monotone. It is exact at every point,
+continuous, and nothing where no point is near.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+_FADE = 0.5  # of the distance: a residual of 1 % is forgotten 2 % of the step's seconds away
+_BLOCK = 8192  # steps at once: what they need stays in a cache
+
+
+class Cone(NamedTuple):
+    """A measured point with what the fit leaves of it.
+
+    Attributes:
+        residual_s: Measured seconds less fitted ones.
+        less: How much of it is gone for each second of less work ...
+        more: ... and for each second of more work.
+        fitted_s: Fitted seconds.
+        parts: (kinds,) seconds that the fit gives to each kind of work.
+    """
+
+    residual_s: float
+    less: float
+    more: float
+    fitted_s: float
+    parts: tuple[float, ...]
+
+
+class Cones:
+    """The cones that tell something of some steps.
+
+    Args:
+        cones: At least those.
+        left_s: (cones,) how much of each residual the first kinds of work leave, where all the steps have the same of
+            those; all of it by default.
+        first: How many kinds those are.
+    """
+
+    def __init__(self, cones: Sequence[Cone], left_s: Sequence[float] | None = None, first: int = 0) -> None:
+        together = list(zip(cones, left_s or [abs(cone.residual_s) for cone in cones], strict=True))
+        together.sort(key=lambda pair: pair[0].residual_s < 0)
+        self._lifting = sum(cone.residual_s > 0 for cone in cones)
+        self._cones = [(cone.residual_s > 0, left, cone.less, cone.more, cone.parts[first:]) for cone, left in together]
+        left, less, more = (np.array([cone[index] for cone in self._cones])[:, None] for index in (1, 2, 3))
+        self._left_s, self._less, self._more = left, -less, more
+        self._parts = [np.array(own)[:, None] for own in zip(*(cone[4] for cone in self._cones), strict=True)]
+
+    def at(self, parts: Sequence[float]) -> float:
+        """Seconds to add to a fit that gives so many seconds to each of the other kinds of work."""
+        lift = lower = 0.0
+        for lifts, left_s, less, more, own_parts in self._cones:
+            for part, own in zip(parts, own_parts, strict=True):
+                distance = part - own
+                left_s -= max(more * distance, -less * distance)
+            if lifts:
+                lift = max(lift, left_s)
+            else:
+                lower = max(lower, left_s)
+        return lift - lower
+
+    def at_each(self, parts: Sequence[FloatArray]) -> FloatArray:
+        """The same for many steps, bit for bit: (kinds, steps) to (steps,)."""
+        steps = len(parts[0])
+        result = np.zeros(steps)
+        if not self._cones:
+            return result
+        for begin in range(0, steps, _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            left_s = self._left_s
+            for part, own in zip(parts, self._parts, strict=True):
+                distance = part[block] - own
+                left_s = left_s - np.maximum(self._more * distance, self._less * distance)
+            lift = left_s[: self._lifting].max(axis=0, initial=0.0)
+            lower = left_s[self._lifting :].max(axis=0, initial=0.0)
+            np.subtract(lift, lower, out=result[block])
+        return result
+
+
+class Correction:
+    """The cones around all measured points.
+
+    Args:
+        parts: (points, kinds) seconds that the fit gives to each kind of work.
+        fitted_s: (points,) fitted seconds.
+        residual_s: (points,) measured seconds, monotone in every kind of work, less the fitted ones.
+    """
+
+    def __init__(self, parts: FloatArray, fitted_s: FloatArray, residual_s: FloatArray) -> None:
+        # Slopes come from one family, ordered, in which both cones of a pair meet the same condition: so where a point
+        # lifts, no other lowers.
+        slopes = [_slopes(parts, residual_s, point) for point in range(len(parts))]
+        self._cones = [
+            Cone(residual, less, more, fitted, tuple(part))
+            for residual, (less, more), fitted, part in zip(
+                residual_s.tolist(), slopes, fitted_s.tolist(), parts.tolist(), strict=True
+            )
+            if residual
+        ]
+        # A cone reaches from where less work has used it up to where more work has: within that of fitted seconds.
+        reach = [
+            (cone.fitted_s - abs(cone.residual_s) / cone.less, cone.fitted_s + abs(cone.residual_s) / cone.more)
+            for cone in self._cones
+        ]
+        self._borders = sorted({border for ends in reach for border in ends})
+        near = [
+            [cone for cone, (least, most) in zip(self._cones, reach, strict=True) if least < (low + high) / 2 < most]
+            for low, high in pairwise(self._borders)
+        ]
+        self._near = [Cones(cones) for cones in ([], *near, [])]
+
+    def at(self, parts: Sequence[float], fitted_s: float) -> float:
+        """Seconds to add to a fit.
+
+        Args:
+            parts: (kinds,) seconds that the fit gives to each kind of work.
+            fitted_s: Their sum, with what is fixed.
+        """
+        return self._near[bisect_right(self._borders, fitted_s)].at(parts)
+
+    def at_each(self, parts: Sequence[FloatArray], fitted_s: FloatArray) -> FloatArray:
+        """The same for many steps, bit for bit.
+
+        Args:
+            parts: (kinds, steps).
+            fitted_s: (steps,).
+        """
+        segment = np.searchsorted(self._borders, fitted_s, side="right")
+        order = np.argsort(segment, kind="stable")
+        ends = np.searchsorted(segment[order], np.arange(len(self._near) + 1))
+        sorted_parts = [part[order] for part in parts]
+        result = np.zeros(len(fitted_s))
+        for cones, begin, end in zip(self._near, ends, ends[1:], strict=False):
+            if begin < end:
+                result[order[begin:end]] = cones.at_each([part[begin:end] for part in sorted_parts])
+        return result
+
+    def reaching(self, parts: Sequence[float]) -> Cones:
+        """The cones that tell something of steps whose first parts are these, and the later ones anything."""
+        cones, left = [], []
+        for cone in self._cones:
+            left_s = abs(cone.residual_s)
+            for part, own in zip(parts, cone.parts, strict=False):
+                distance = part - own
+                left_s -= max(cone.more * distance, -cone.less * distance)
+            if left_s > 0:
+                cones.append(cone)
+                left.append(left_s)
+        return Cones(cones, left, len(parts))
+
+
+def _slopes(parts: FloatArray, residual_s: FloatArray, point: int) -> tuple[float, float]:
+    """How fast a point's residual has to fade, towards less work and more, to leave every other point its own.
+
+    Towards the side on which the sum would fall, that is by no more than what the fit rises.
+    """
+    residual = residual_s[point]
+    if not residual:
+        return _FADE, _FADE
+    # A residual above 0 lifts: with less work the sum may fall as steeply as need be, with more it must not fall.
+    steep, shallow = (parts[point] - parts).clip(0), (parts - parts[point]).clip(0)
+    if residual < 0:
+        steep, shallow = shallow, steep
+    free_s, bound_s = steep.sum(axis=1), shallow.sum(axis=1)
+    excess = abs(residual) - residual_s * np.sign(residual)
+    both = free_s + bound_s
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gentle = np.where(both > 0, excess / both, 0.0)
+        sharp = np.where(free_s > 0, (excess - bound_s) / free_s, 1.0)
+    fade = max(_FADE, float(np.where(gentle <= 1.0, gentle, sharp).max()))
+    limited = min(fade, 1.0)
+    return (fade, limited) if residual > 0 else (limited, fade)

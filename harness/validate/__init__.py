@@ -1,0 +1,1 @@
+"""The simulator held against the real server: errors, and where they come from."""

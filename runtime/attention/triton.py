@@ -1,0 +1,198 @@
+"""Attention by Triton kernels of our own: any page size and head width, no compiler on the machine but Triton's."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from runtime.attention.base import AttentionMetadata, AttentionStep, GpuAttention, GraphStep, IntArray
+from runtime.attention.tables import aligned, fill_starts, joined
+from runtime.kernels.launch import OVERLAP_TOKENS
+from runtime.kernels.paged_attention import SPLIT_TOKENS, AttentionShape, AttentionTables, decode, prefill
+
+_PROGRAMS_A_PROCESSOR = 4  # among which short batches are split
+_PROCESSORS_OF_A_CPU = 8  # in Triton's interpreter
+
+
+class TritonAttention(GpuAttention):
+    """Plans the work once a step, on the host, in one small copy; the layers only launch.
+
+    Args:
+        kv: (layers, 2, slots, KV heads, head_dim): the KV pool, keys at 0 and values at 1; fp8 (e4m3) where activations
+            are not.
+        page_size: Tokens a page.
+        heads: Query heads of this rank.
+    """
+
+    def __init__(self, kv: Tensor, page_size: int, heads: int) -> None:
+        self.kv = kv
+        self.page_size = page_size
+        self.shape = AttentionShape(heads, kv.shape[-2], kv.shape[-1], page_size)
+        processors = _PROCESSORS_OF_A_CPU
+        self.overlap_launch = False
+        if kv.is_cuda:
+            properties = torch.cuda.get_device_properties(kv.device)
+            processors = properties.multi_processor_count
+            self.overlap_launch = properties.major >= 9
+        self._programs = processors * _PROGRAMS_A_PROCESSOR
+
+    def plan(self, metadata: AttentionMetadata) -> AttentionStep:
+        queries, lengths, split = metadata.query_lengths, metadata.lengths, metadata.prefills
+        prefills, decodes = slice(0, split), slice(split, len(lengths))
+        chunks = self._prefill_work(queries[prefills], lengths[prefills], metadata.pages[prefills])
+        singles = self.decode_work(lengths[decodes], metadata.pages[decodes])
+        return _EagerStep(self, metadata.slots, int(queries[prefills].sum()), chunks, singles)
+
+    def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> TritonGraphStep:
+        return TritonGraphStep(self, size, slots, tables)
+
+    def table_entries(self, size: int, columns: int) -> int:
+        return aligned(_Layout(size, self.most_items(size)).pages + size * columns)
+
+    def most_items(self, sequences: int) -> int:
+        """Parts that the KV of so many decodes is split into at most: enough to fill the GPU."""
+        return sequences + max(sequences, self._programs // self.shape.kv_heads)
+
+    def decode_work(self, lengths: IntArray, pages: npt.NDArray[np.int32]) -> _Work:
+        """Decodes, their KV split evenly."""
+        most = self.most_items(len(lengths))
+        items, chunk = split_kv(lengths, most)
+        return _Work(self.kv.device, lengths, np.ones_like(lengths), pages, self.page_size, items, chunk, most)
+
+    def _prefill_work(self, queries: IntArray, lengths: IntArray, pages: npt.NDArray[np.int32]) -> _Work:
+        """Tiles of queries; those that see most stand first, so that none of them is left for the end."""
+        tile = self.shape.tile_queries
+        items = -(-queries // tile)
+        work = _Work(self.kv.device, lengths, queries, pages, self.page_size, items, tile, int(items.sum()))
+        seen = (lengths - queries)[work.item_sequences] + work.item_parts * tile
+        order = np.argsort(-seen, kind="stable")
+        work.item_sequences[:], work.item_parts[:] = work.item_sequences[order], work.item_parts[order]
+        return work
+
+
+def split_kv(lengths: IntArray, most_items: int) -> tuple[IntArray, int]:
+    """Cut decodes' KV into parts of one length, the shortest whose number does not exceed ``most_items``.
+
+    Args:
+        lengths: (sequences,) tokens of KV.
+        most_items: At least as many as sequences.
+
+    Returns:
+        (sequences,) parts of each, and the tokens of a part.
+    """
+    blocks = -(-lengths // SPLIT_TOKENS)
+    least = max(int(blocks.sum()) // max(most_items, 1), 1)
+    sizes = range(least, max(int(blocks.max(initial=1)), least) + 1)
+    chunk = sizes[bisect_left(sizes, -most_items, key=lambda size: -int((-(-blocks // size)).sum()))]
+    return -(-blocks // chunk), chunk * SPLIT_TOKENS
+
+
+class _Layout:
+    """Where the tables of so many sequences and items begin in one array; each is aligned."""
+
+    def __init__(self, sequences: int, items: int) -> None:
+        self.sizes = [2, sequences, sequences + 1, sequences + 1, sequences + 1, items, items]
+        self.starts = list(accumulate((aligned(size) for size in self.sizes), initial=0))
+        self.pages = self.starts[-1]
+
+    def tables(self, flat: Tensor) -> AttentionTables:
+        """Views of an array at least as long as needed."""
+        views = [flat[start : start + size] for start, size in zip(self.starts, self.sizes, strict=False)]
+        return AttentionTables._make([*views, flat[self.pages :]])
+
+
+class _Work:
+    """A part of a step, prefills or decodes, as the kernels read it, on the host.
+
+    Attributes:
+        host: int32, pinned: all tables.
+        items: How many.
+        item_sequences: (items,) a view of it.
+        item_parts: (items,) another.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        lengths: IntArray,
+        queries: IntArray,
+        pages: npt.NDArray[np.int32],
+        page_size: int,
+        items: IntArray,
+        chunk: int,
+        most_items: int,
+    ) -> None:
+        self._layout = _Layout(len(lengths), most_items)
+        counts = -(-lengths // page_size)
+        used = self._layout.pages + int(counts.sum())
+        self.host = torch.empty(aligned(used), dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._device = device
+        self.items = int(items.sum())
+        flat = self.host.numpy()
+        limits, seen, query_starts, page_starts, item_starts, sequences, parts = (
+            flat[start : start + size] for start, size in zip(self._layout.starts, self._layout.sizes, strict=False)
+        )
+        limits[:] = self.items, chunk
+        seen[:] = lengths
+        fill_starts(query_starts, queries)
+        fill_starts(page_starts, counts)
+        fill_starts(item_starts, items)
+        self.item_sequences, self.item_parts = sequences[: self.items], parts[: self.items]
+        self.item_sequences[:] = np.repeat(np.arange(len(lengths)), items)
+        self.item_parts[:] = np.arange(self.items) - np.repeat(item_starts[:-1], items)
+        if len(lengths):
+            joined(pages, counts, out=flat[self._layout.pages : used])
+
+    def on_device(self) -> tuple[AttentionTables, int]:
+        """The tables there, and the number of items."""
+        return self._layout.tables(self.host.to(self._device, non_blocking=True)), self.items
+
+
+class _EagerStep(AttentionStep):
+    def __init__(
+        self, attention: TritonAttention, slots: Tensor, prefilled: int, chunks: _Work, singles: _Work
+    ) -> None:
+        super().__init__(attention.kv, slots)
+        self._shape = attention.shape
+        self._overlap = attention.overlap_launch and len(slots) <= OVERLAP_TOKENS
+        self._prefilled = prefilled  # tokens of chunks, which stand first
+        self._chunks = chunks.on_device()
+        self._singles = singles.on_device()
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        keys, values = self.kv(layer)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        split = self._prefilled
+        if split:
+            prefill(q[:split], keys, values, out[:split], *self._chunks, self._shape)
+        if split < len(q):
+            decode(q[split:], keys, values, out[split:], *self._singles, self._shape, overlap_launch=self._overlap)
+        return out
+
+
+class TritonGraphStep(GraphStep):
+    """Decode of a fixed number of sequences: as many programs as there may be parts, and those too many end at once."""
+
+    def __init__(self, attention: TritonAttention, size: int, slots: Tensor, tables: Tensor) -> None:
+        super().__init__(attention.kv, slots)
+        self._attention = attention
+        self._most_items = attention.most_items(size)
+        self._flat = tables
+        self._tables = _Layout(size, self._most_items).tables(tables)
+        self._overlap = attention.overlap_launch and size <= OVERLAP_TOKENS
+
+    def plan(self, lengths: IntArray, pages: npt.NDArray[np.int32]) -> None:
+        host = self._attention.decode_work(lengths, pages).host
+        self._flat[: len(host)].copy_(host, non_blocking=True)
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        keys, values = self.kv(layer)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        shape = self._attention.shape
+        decode(q, keys, values, out, self._tables, self._most_items, shape, overlap_launch=self._overlap)
+        return out

@@ -1,0 +1,277 @@
+r"""The real server over HTTP under load: ``python -m tests.benchmarks.gpu_http [--help] [OVERRIDE ...]``.
+
+One server, three phases: its capacity on a trace (closed loop), the trace at 70 % of that (every request accounted for,
+the client on time), and saturation by clients of whom many go away (no leak of pages, host or GPU memory). Overrides
+are those of ``harness run``; on a GPU for example
+
+    python -m tests.benchmarks.gpu_http --seconds 240 model=qwen3_8b hardware=h100 backend.device=cuda \
+        engine.page_size=16 engine.max_context=40960
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+import numpy as np
+
+from harness.backends.runtime import runtime_of
+from harness.compose import compose
+from harness.experiment import load_at_own_rate
+from harness.live.http import Endpoint, HttpTransport
+from harness.live.player import Player
+from harness.metrics import schema, summary
+from harness.metrics.schema import STATUSES
+from harness.metrics.slo import Slo
+from harness.progress import Progress
+from harness.report.console import final_block
+from harness.workload import Arrivals, Workload
+from runtime.server.client import Client
+from runtime.server.config import ServerConfig
+from runtime.server.launch import Server
+from traces import transforms
+from traces.prompts import PromptMaker
+from traces.schema import Trace
+
+SHARE = 0.7  # of capacity
+ON_TIME_S = 0.005  # p99 of the client's lateness
+LOOK_EVERY_S = 2.0
+CPU = ["model=tiny", "hardware=cpu", "engine.page_size=16", "engine.max_running=16", "engine.max_context=512"]
+
+
+def main() -> None:
+    """Serve, load, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"without any: {' '.join(CPU)}")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the second and the third phase each (60)")
+    parser.add_argument("--capacity-requests", type=int, default=100, help="of the first phase (100)")
+    parser.add_argument("--cap", type=int, nargs=2, default=None, help="most prompt and output tokens of a request")
+    arguments = parser.parse_intermixed_args()
+    overrides = arguments.overrides or CPU
+    caps = arguments.cap or (None if arguments.overrides else (300, 30))
+    config = compose(["backend=runtime", "trace=mooncake_conversation", "policy=vllm", *overrides])
+    runtime = runtime_of(config)
+    trace = load_at_own_rate(config.trace)
+    context = runtime.scheduler.max_context
+    trace = transforms.cap_lengths(trace, *(caps or (None, None)), total=context)
+    server = Server(
+        ServerConfig(
+            model="model",
+            vocab_size=runtime.vocab_size,
+            scheduler=runtime.scheduler,
+            policy=config.policy,
+            engine=runtime.engine,
+            overlap=config.engine.overlap,
+            tp=config.tp,
+            tokenizers=2,
+            max_queued=len(trace),
+        )
+    )
+    begun_s = time.monotonic()
+    with server:
+        print(f"started in {time.monotonic() - begun_s:.1f} s: {server.pages} pages of {runtime.scheduler.page_size}")
+        capacity = capacity_of(server, runtime.vocab_size, trace, arguments.capacity_requests)
+        replay(server, runtime.vocab_size, trace, SHARE * capacity, arguments.seconds)
+        saturate(server, runtime.vocab_size, arguments.seconds)
+
+
+def play(
+    server: Server, vocab_size: int, workload: Workload, watch: Callable[[Progress], bool] = lambda _: True
+) -> Player:
+    """Replay a workload."""
+    prompts = PromptMaker(workload.trace, vocab_size, workload.prompt_seed)
+    endpoint = Endpoint(server.url, "model", None, False, 3600.0, {"ignore_eos": True, "return_moments": True})
+    transport = HttpTransport(endpoint, workload, prompts, server.check)
+    player = Player(workload, transport, 120.0)
+    try:
+        outcome = player.play(watch)
+    finally:
+        transport.close()
+    if outcome.failure:
+        print(f"FAILED: {outcome.failure}")
+    return player
+
+
+def capacity_of(server: Server, vocab_size: int, trace: Trace, requests: int) -> float:
+    """Requests a second with the server full; the tail, when it empties, is left out."""
+    some = transforms.head(transforms.sample(trace, "1/4", seed=1), requests)
+    concurrency = server.config.scheduler.max_running
+    player = play(server, vocab_size, Workload(some, Arrivals.CLOSED, concurrency, prompt_seed=1))
+    ends_s = np.sort(player.log.times["client_last_token_s"])
+    count = max(int(0.9 * len(ends_s)), 1)
+    rate = count / float(ends_s[count - 1])
+    print(f"capacity: {rate:.2f} requests/s ({len(some)} requests, {concurrency} at once, {ends_s[-1]:.1f} s)")
+    return rate
+
+
+def replay(server: Server, vocab_size: int, trace: Trace, rate: float, seconds: float) -> None:
+    """The trace at a rate: every request accounted for, the client on time."""
+    scaled = transforms.window(transforms.at_rate(transforms.sample(trace, "1/2"), rate), 0.0, seconds)
+    print(f"replay: {len(scaled)} requests at {rate:.2f} requests/s for {seconds:.0f} s")
+    told = [0.0]
+
+    def watch(now: Progress) -> bool:
+        if time.monotonic() - told[0] > 15.0:
+            told[0] = time.monotonic()
+            ttft_s = f", TTFT p99 {now.ttft_p99_s:.2f} s" if now.ttft_p99_s is not None else ""
+            print(f"  {now.clock_s:6.1f} s  {now.ended} of {now.requests} ended{ttft_s}", flush=True)
+        return True
+
+    player = play(server, vocab_size, Workload(scaled), watch)
+    requests = schema.complete_requests(player.log.columns(0.0))
+    result = summary.summarize(requests, gaps=player.times.gaps(), slo=Slo("none"), environment={}, complete=True)
+    print(final_block(result))
+    counts = Counter(STATUSES[code] for code in requests["status"].tolist())
+    lag_s = np.percentile(requests["send_lag_s"][np.isfinite(requests["send_lag_s"])], 99)
+    verdict("every request ended ok", counts == {"ok": len(scaled)}, f"{dict(counts)} of {len(scaled)}")
+    verdict("client on time", lag_s < ON_TIME_S, f"p99 of its lateness {lag_s * 1e3:.2f} ms")
+
+
+class Look(NamedTuple):
+    """The server at one time: pages in use, requests, memory in MB."""
+
+    time_s: float
+    used_pages: int
+    running: int
+    waiting: int
+    host_mb: float
+    gpu_mb: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.time_s:7.1f} s  {self.used_pages:8d} pages used  {self.running:4d} running "
+            f"{self.waiting:5d} waiting  {self.host_mb:9.1f} MB host  {self.gpu_mb:9.1f} MB GPU"
+        )
+
+
+def saturate(server: Server, vocab_size: int, seconds: float) -> None:
+    """More clients than the server admits, of whom a third go away at any time; then nothing may be left."""
+    concurrency = server.config.scheduler.max_running * 3 // 2
+    print(f"saturation: {concurrency} clients for {seconds:.0f} s, a third of the requests aborted")
+    looks: list[Look] = []
+    done = threading.Event()
+    watcher = threading.Thread(target=watch_server, args=(server, looks, done), daemon=True)
+    watcher.start()
+    counts = asyncio.run(clients(server, vocab_size, concurrency, seconds))
+    done.set()
+    watcher.join()
+    client = Client(server.directory, server.config, name="drain")
+    for _ in range(100):
+        gauges = client.gauges()
+        if not gauges.running and not gauges.waiting:
+            break
+        time.sleep(0.2)
+    client.close()
+    busy = looks[len(looks) // 4 :]
+    half = busy[: len(busy) // 2 + 1], busy[len(busy) // 2 :]
+    early, late = (np.array([[look.host_mb, look.gpu_mb] for look in part]).mean(axis=0) for part in half)
+    print(f"  requests: {dict(counts)}")
+    verdict("no page lost", gauges.pages_free + gauges.pages_cached == gauges.pages, str(gauges))
+    verdict("nobody left", not gauges.running and not gauges.waiting, "")
+    verdict("no request failed", not counts["error"], "")
+    verdict(
+        "host memory steady", late[0] < early[0] * 1.03 + 10, f"{early[0]:.0f} MB, then {late[0]:.0f} MB on average"
+    )
+    verdict("GPU memory steady", late[1] < early[1] * 1.01 + 1, f"{early[1]:.0f} MB, then {late[1]:.0f} MB on average")
+
+
+def watch_server(server: Server, looks: list[Look], done: threading.Event) -> None:
+    """Look at the server now and then."""
+    client = Client(server.directory, server.config, name="watch")
+    start_s = told_s = time.monotonic()
+    while not done.wait(LOOK_EVERY_S):
+        gauges = client.gauges(60.0)
+        used = gauges.pages - gauges.pages_free - gauges.pages_cached
+        host = sum(resident_mb(pid) for pid in server.pids.values())
+        now_s = time.monotonic()
+        looks.append(Look(now_s - start_s, used, gauges.running, gauges.waiting, host, gpu_mb()))
+        if now_s - told_s > 10.0 or len(looks) == 1:
+            told_s = now_s
+            print(f"  {looks[-1]}", flush=True)
+    client.close()
+
+
+async def clients(server: Server, vocab_size: int, concurrency: int, seconds: float) -> Counter[str]:
+    """Ask and go away until the time is over."""
+    chance, counts = random.Random(0), Counter[str]()
+    end_s = time.monotonic() + seconds
+    longest = server.config.scheduler.max_context // 2
+    shared = [[chance.randrange(vocab_size) for _ in range(longest // 2)] for _ in range(8)]
+    timeout = aiohttp.ClientTimeout(total=600.0)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+
+        async def client() -> None:
+            while time.monotonic() < end_s:
+                patience = chance.randrange(40) if chance.random() < 1 / 3 else None
+                outcome = await ask(session, server.url, body(), patience)
+                counts[outcome] += 1
+
+        def body() -> bytes:
+            prefix = chance.choice(shared)[: chance.randrange(1, longest // 2)]
+            rest = [chance.randrange(vocab_size) for _ in range(chance.randrange(1, min(longest // 2, 400)))]
+            fields: dict[str, Any] = {
+                "model": "model",
+                "prompt": prefix + rest,
+                "max_tokens": chance.randrange(1, min(longest, 400)),
+                "temperature": chance.choice([0, 1.0]),
+                "stream": True,
+                "ignore_eos": True,
+            }
+            return msgspec.json.encode(fields)
+
+        await asyncio.gather(*(client() for _ in range(concurrency)))
+    return counts
+
+
+async def ask(session: aiohttp.ClientSession, url: str, body: bytes, chunks: int | None) -> str:
+    """One request, left after so many chunks; returns what became of it."""
+    try:
+        headers = {"Content-Type": "application/json"}
+        async with session.post(f"{url}/v1/completions", data=body, headers=headers) as response:
+            if response.status != 200:
+                return "refused" if response.status == 429 else "error"
+            seen, ended = 0, False
+            async for line in response.content:
+                seen += line.startswith(b"data: {")
+                ended |= line.startswith(b"data: [DONE]")
+                if chunks is not None and seen > chunks and not ended:
+                    response.close()
+                    return "aborted"
+            return "ok" if ended else "error"
+    except (aiohttp.ClientError, ConnectionError, TimeoutError):
+        return "error"
+
+
+def resident_mb(pid: int) -> float:
+    """Host memory of a process that no other shares."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return float(fields["RssAnon"].split()[0]) / 1e3
+
+
+def gpu_mb() -> float:
+    """Memory in use on all GPUs; 0 without any."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return 0.0
+    return float(sum(map(int, lines)))
+
+
+def verdict(what: str, holds: bool, numbers: str) -> None:
+    """One line of the result."""
+    print(f"  {'ok  ' if holds else 'FAIL'} {what}: {numbers}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

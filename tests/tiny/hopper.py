@@ -1,0 +1,176 @@
+"""Compiles our Triton kernels for Hopper, on any machine: ``python -m tests.tiny.hopper`` prints JSON, a line a kernel.
+
+Triton brings its own assembler. What is compiled is what a GPU would run for Qwen3-8B and Qwen3-30B-A3B.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from runtime.kernels import fused_fp8, fused_moe, paged_attention
+from runtime.kernels.fp8 import LARGEST
+from runtime.kernels.paged_attention import AttentionShape
+
+HALF, FP8, FLOAT, INT = "*bf16", "*fp8e4nv", "*fp32", "*i32"
+_ASSEMBLED = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+class Compiled(NamedTuple):
+    """A kernel's machine code.
+
+    Attributes:
+        name: Of the case.
+        local_bytes: Of each thread's stack: registers spilled.
+        shared_bytes: Of each program.
+        wgmma: Whether it has Hopper's matrix instructions.
+        copies: Whether loads run ahead in shared memory.
+    """
+
+    name: str
+    local_bytes: int
+    shared_bytes: int
+    wgmma: bool
+    copies: bool
+
+
+class Case(NamedTuple):
+    """A kernel, the types of its arguments, its compile-time constants, and how it is launched."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+
+
+def attention(head_dim: int, kv: str) -> Iterator[Case]:
+    shape = AttentionShape(32, 8, head_dim, 16)
+    types = dict.fromkeys(
+        ("limits", "lengths", "query_starts", "page_starts", "item_sequences", "item_parts", "pages"), INT
+    )
+    types |= {"q": HALF, "keys": kv, "values": kv, "q_stride": "i32", "scale": "fp32"}
+    for name, tiling, queries, out in (
+        ("prefill", shape.prefill, shape.tile_queries, HALF),
+        ("decode", shape.decode, 1, FLOAT),
+    ):
+        constants = {
+            "KV_HEADS": 8,
+            "GROUP": 4,
+            "HEAD_DIM": head_dim,
+            "BLOCK_D": triton.next_power_of_2(head_dim),
+            "PAGE": 16,
+            "QUERIES": queries,
+            "BLOCK_M": tiling.rows,
+            "BLOCK_N": tiling.tokens,
+            "SPLIT": name == "decode",
+            "PDL": name == "decode",
+        }
+        case = f"{name} {head_dim} {kv}"
+        yield Case(
+            case, paged_attention._attend, types | {"out": out, "weights": out}, constants, tiling.warps, tiling.stages
+        )
+
+
+def experts(values: str) -> Iterator[Case]:
+    types = {"x": values, "values": values, "out": HALF, "assignments": "i32"}
+    types |= dict.fromkeys(("order", "block_experts", "used"), INT)
+    types |= dict.fromkeys(("row_scales", "scales"), FLOAT if values == FP8 else HALF)
+    for _, tiling in fused_moe.TILINGS:
+        constants = {
+            "SHARED": 8,
+            "INPUTS": 2048,
+            "OUTPUTS": 1536,
+            "ROWS": tiling.rows,
+            "COLUMNS": tiling.columns,
+            "DEPTH": tiling.depth,
+            "SCALED": values == FP8,
+            "PDL": True,
+        }
+        case = f"experts {tiling.rows} {values}"
+        yield Case(case, fused_moe._grouped_product, types, constants, tiling.warps, tiling.stages)
+
+
+def small() -> Iterator[Case]:
+    pdl = {"PDL": True}
+    yield Case(
+        "merge",
+        paged_attention._merge,
+        {"partial": FLOAT, "weights": FLOAT, "out": HALF, "item_starts": INT},
+        {"HEADS": 32, "HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK": 16, **pdl},
+        2,
+        3,
+    )
+    yield Case(
+        "route",
+        fused_moe._route,
+        {"scores": HALF, "ids": INT, "weights": FLOAT},
+        {"EXPERTS": 128, "BLOCK": 128, "CHOSEN": 8, "SLOTS": 8, "NORMALISE": True, **pdl},
+        1,
+        3,
+    )
+    yield Case(
+        "sort",
+        fused_moe._sort_by_expert,
+        {"experts": INT, "order": INT, "block_experts": INT, "used": INT, "assignments": "i32"},
+        {"BINS": 128, "ROWS": 16, "BLOCK": 1024, **pdl},
+        4,
+        3,
+    )
+    yield Case(
+        "combine",
+        fused_moe._combine,
+        {"rows": HALF, "weights": FLOAT, "out": HALF},
+        {"WIDTH": 2048, "CHOSEN": 8, "BLOCK": 1024, **pdl},
+        4,
+        3,
+    )
+    yield Case(
+        "quantize",
+        fused_fp8._quantize_rows,
+        {"x": HALF, "rounded": FP8, "scales": FLOAT, "width": "i32"},
+        {"LARGEST": LARGEST, "BLOCK": 16384, **pdl},
+        16,
+        3,
+    )
+
+
+def compiled(case: Case) -> Compiled:
+    names = case.kernel.arg_names
+    signature = {name: case.types.get(name, "constexpr") for name in names}
+    # As at a launch: memory, and numbers that are multiples of 16, are aligned.
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in case.types.items() if kind != "fp32"}
+    source = ASTSource(fn=case.kernel, signature=signature, constexprs=case.constants, attrs=aligned)
+    options = {"num_warps": case.warps, "num_stages": case.stages, "launch_pdl": bool(case.constants["PDL"])}
+    made: Any = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([_ASSEMBLED, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    stack, local = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("STACK", "LOCAL"))  # type: ignore[index]
+    ptx = made.asm["ptx"]
+    return Compiled(case.name, stack + local, made.metadata.shared, "wgmma.mma_async" in ptx, "cp.async.cg" in ptx)
+
+
+def cases() -> Iterator[Case]:
+    for head_dim in (64, 128, 256):
+        yield from attention(head_dim, HALF)
+    yield from attention(128, FP8)
+    yield from experts(HALF)
+    yield from experts(FP8)
+    yield from small()
+
+
+if __name__ == "__main__":
+    for case in cases():
+        print(json.dumps(compiled(case)._asdict()), flush=True)

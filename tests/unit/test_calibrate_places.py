@@ -1,0 +1,89 @@
+"""Where a calibration measures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.calibrate.places import Place, coarse_grid, decoding, leave_one_out, next_place
+from runtime.scheduler import SchedulerConfig
+
+SIZES = SchedulerConfig(pages=4096, page_size=16, max_running=64, max_context=8192)
+
+
+@given(
+    pages=st.integers(1, 5000),
+    page_size=st.sampled_from([1, 16, 64]),
+    max_running=st.integers(1, 300),
+    max_context=st.integers(1, 50_000),
+    step_tokens=st.integers(1, 20_000),
+)
+def test_every_place_of_the_grid_fits_the_server(
+    pages: int, page_size: int, max_running: int, max_context: int, step_tokens: int
+) -> None:
+    sizes = SchedulerConfig(pages, page_size, max_running, max_context)
+    grid = coarse_grid(sizes, step_tokens)
+    assert len(set(grid)) == len(grid)
+    for place in grid:
+        contexts = place.contexts()
+        assert 0 < len(contexts) <= max_running
+        assert 0 < min(contexts) <= max(contexts) <= max_context
+        assert sum(-(-tokens // page_size) for tokens in contexts) <= pages
+        assert place.prefills * place.chunk <= step_tokens
+
+
+def test_the_beginning_of_the_grid_covers_every_kind() -> None:
+    grid = coarse_grid(SIZES, 8192)
+    first = grid[: len(grid) // 4]
+    assert {(place.prefills > 0, place.decodes > 0) for place in first} == {(True, False), (False, True), (True, True)}
+    assert max(place.decodes for place in grid) == SIZES.max_running
+    assert any(place.longest > place.decode_context for place in grid), "unequal contexts"
+    assert any(not place.samples for place in grid), "steps that sample nothing"
+
+
+def test_a_shape_counts_what_the_step_computes() -> None:
+    place = Place(2, 10, 100, decodes=3, decode_context=50, longest=70)
+    shape = place.shape(decode_rows=4)
+    assert (shape.prefill_sequences, shape.prefill_tokens, shape.prefill_context) == (2, 20, 220)
+    assert shape.prefill_pairs == 2 * sum(range(101, 111))
+    assert (shape.decode_sequences, shape.decode_rows, shape.decode_context) == (3, 4, 170)
+    assert (shape.decode_max_context, shape.sampled) == (70, 5)
+    assert Place(2, 10, samples=False).shape(0).sampled == 0
+
+
+def test_the_place_that_differs_from_its_neighbours_is_foretold_worst() -> None:
+    places = [decoding(batch, 512) for batch in (1, 2, 4, 8, 16, 32)]
+    errors = leave_one_out(places, [1.0, 1.0, 1.0, 2.0, 1.0, 1.0])
+    assert int(np.argmax(errors)) == 3
+    assert errors[3] == pytest.approx(math.log(2))
+    assert np.isinf(leave_one_out([places[0], Place(1, 16)], [1.0, 1.0])).all(), "a prefill foretells no decode"
+
+
+def test_the_next_place_lies_beside_the_worst_one() -> None:
+    places = [decoding(batch, 512) for batch in (1, 2, 4, 16, 32, 64)]
+    chosen = next_place(places, [1.0, 1.0, 1.0, 3.0, 1.0, 1.0], set(places), SIZES, 8192)
+    assert chosen is not None
+    assert chosen not in places
+    assert 4 < chosen.decodes < 32
+    assert (chosen.decode_context, chosen.longest) == (512, 512)
+
+
+def test_placing_ends_when_there_is_nothing_between() -> None:
+    places = [decoding(1, 512), decoding(2, 512)]
+    assert next_place(places, [1.0, 2.0], set(places), SIZES, 8192) is None
+
+
+@given(st.data())
+def test_what_is_placed_between_fits_too(data: st.DataObject) -> None:
+    grid = coarse_grid(SIZES, 8192)
+    places = data.draw(st.lists(st.sampled_from(grid), min_size=2, max_size=30, unique=True))
+    ratios = data.draw(st.lists(st.floats(0.1, 10), min_size=len(places), max_size=len(places)))
+    chosen = next_place(places, ratios, set(places), SIZES, 8192)
+    if chosen is not None:
+        assert chosen.fits(SIZES, 8192)
+        assert chosen not in places
+        assert min(chosen.contexts()) > 0
