@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _EXAMPLE = """\
 examples:
-  python -m harness validate model=tiny hardware=cpu cost=profile policy=vllm trace.head=200 trace.rate=20
+  python -m harness validate model=tiny hardware=cpu policy=vllm trace.head=200 trace.rate=20
+  python -m harness validate model=qwen3_8b hardware=h100 ++backend.device=cuda cost=profile cost.path=profiles/8b
   python -m harness validate --backends sim,emulate --repeats 3 trace=mooncake_conversation trace.cap_total_tokens=4000
   python -m harness validate runs/REAL runs/SIM
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--backends", default="sim", help="twins of the runtime: sim, emulate (sim)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of the real server (3)")
-    parser.add_argument("--out", type=Path, help="directory for tables and pictures (validations/TIME)")
+    parser.add_argument("--out", type=Path, help="directory for tables and pictures (runs/DAY/TIME_validation)")
     parser.add_argument("words", nargs="*", help="overrides, as for harness run, or run directories")
     arguments = parser.parse_intermixed_args(argv)
 
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
     def say(line: str) -> None:
         console.print(f"{line} ...", style="dim", markup=False)
 
-    out = arguments.out or Path("validations") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    out = arguments.out or Path("runs") / time.strftime("%Y-%m-%d/%H-%M-%S_validation")
     try:
         paths = [Path(word) for word in arguments.words if "=" not in word]
         took_s: dict[str, float] = {}

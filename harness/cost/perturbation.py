@@ -67,8 +67,8 @@ def replay(workload: Workload, config: ExperimentConfig, moved: Sequence[Experim
     slopes = np.ones((len(recorded.shapes), len(moved) + 1))
     for column, other in enumerate(moved):
         cost = build_cost(other.model, other.hardware, other.tp, other.cost).cost
-        pairs = zip(recorded.shapes, recorded.launches, strict=True)
-        slopes[:, column] = [max(cost.step_s(shape), launch_s) for shape, launch_s in pairs] - steps["duration_s"]
+        pairs = zip(recorded.shapes, recorded.leads, strict=True)
+        slopes[:, column] = [max(cost.step_s(shape), lead_s) for shape, lead_s in pairs] - steps["duration_s"]
     tokens = requests["output_tokens"]
     end_s = steps["start_s"] + steps["duration_s"]
     scheduled = _within(steps["start_s"].searchsorted(_known(requests["scheduled_s"])), end_s)
@@ -89,12 +89,12 @@ def replay(workload: Workload, config: ExperimentConfig, moved: Sequence[Experim
 
 
 class _Recorded(CostModel):
-    """A cost model that writes down the steps it was asked for, and the launches of those without a CUDA graph."""
+    """A cost model that writes down the steps it was asked for, and the leads of those without a CUDA graph."""
 
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
         self.shapes: list[StepShape] = []
-        self.launches: list[float] = []
+        self.leads: list[float] = []
 
     def step_s(self, shape: StepShape) -> float:
         self.shapes.append(shape)
@@ -106,9 +106,11 @@ class _Recorded(CostModel):
         return self._cost.decode_s(sequences, rows, context, longest)
 
     def launch_s(self, shape: StepShape, graph: bool) -> float:
-        seconds = self._cost.launch_s(shape, graph)
-        self.launches.append(0.0 if graph else seconds)
-        return seconds
+        self.leads.append(0.0 if graph else self._cost.lead_s(shape))
+        return self._cost.launch_s(shape, graph)
+
+    def lead_s(self, shape: StepShape) -> float:
+        return self._cost.lead_s(shape)
 
 
 def _known(time_s: FloatArray) -> FloatArray:

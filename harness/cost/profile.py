@@ -211,6 +211,12 @@ class ProfileCost(CostModel):
         sequences = shape.prefill_sequences + shape.decode_sequences
         return measured.at(sequences, shape.prefill_tokens + shape.decode_rows)
 
+    def lead_s(self, shape: StepShape) -> float:
+        """An eager launch, but for what a graph's takes as well: the inputs, which the first kernel waits for."""
+        if self._launches[True] is None and self._launches[False] is not None:
+            return 0.0  # an engine that hands over a step as a whole
+        return max(0.0, self.launch_s(shape, graph=False) - self.launch_s(shape, graph=True))
+
     def origin(self, shape: StepShape) -> Origin:
         """Where a step's seconds come from.
 

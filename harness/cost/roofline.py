@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import hypot
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,8 @@ class Roofline(CostModel):
         self._reduce_row_s = reductions * moved / link
         self._gather_row_s = (tp - 1) / tp * model.vocab_size * self._activation_bytes / link
         self._gather_s = hardware.link_latency_s if tp > 1 else 0.0
+        # A replay asks for few numbers of rows, over and over: those of the captured graphs.
+        self._rows_s = lru_cache(maxsize=4096)(self._seconds_of_rows)
 
     def step_s(self, shape: StepShape) -> float:
         """Seconds that the device is busy with this step."""
@@ -123,6 +126,10 @@ class Roofline(CostModel):
             return self._graph_launch_s
         attention_calls = (shape.decode_sequences > 0) + (shape.prefill_sequences > 0)
         return self._kernel_launch_s * (self._launches + attention_calls * self.model.layers)
+
+    def lead_s(self, shape: StepShape) -> float:
+        """An eager launch, but for what a graph's takes as well: the inputs, which the first kernel waits for."""
+        return max(0.0, self.launch_s(shape, graph=False) - self._graph_launch_s)
 
     def linear_s(self, rows: int, sampled: int) -> float:
         """Seconds of all matrix products of a step, less the fixed part of each kernel.
@@ -167,7 +174,7 @@ class Roofline(CostModel):
         compute_s = self._prefill_pair_s * pairs
         return self._attention_s + compute_s + self._prefill_token_s * tokens + self._kv_read_s * context
 
-    def _rows_s(self, rows: int, sampled: int) -> float:
+    def _seconds_of_rows(self, rows: int, sampled: int) -> float:
         """Seconds of all that depends on the number of rows only."""
         seconds = self._fixed_s + self.linear_s(rows, sampled)
         seconds += (self._elementwise_row_s + self._reduce_row_s) * rows

@@ -66,3 +66,15 @@ class CostModel(ABC):
     @abstractmethod
     def launch_s(self, shape: StepShape, graph: bool) -> float:
         """Seconds of CPU time to enqueue the step's kernels: one graph replay, or a launch for each."""
+
+    def lead_s(self, shape: StepShape) -> float:  # noqa: ARG002
+        """Seconds that the device begins a step before its eager launch ends: it runs what is enqueued so far.
+
+        0 unless a cost model knows better: the device then begins when all is enqueued.
+        """
+        return 0.0
+
+    def busy_s(self, shape: StepShape, graph: bool) -> float:
+        """Seconds from a step's first kernel to its last: eagerly launched, they come no faster than they are sent."""
+        step_s = self.step_s(shape)
+        return step_s if graph else max(step_s, self.lead_s(shape))

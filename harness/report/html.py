@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness.metrics.compare import CompareError, compare, run_names
 from harness.metrics.files import CONFIG, RunError, load_run
 from harness.report.series import page_series
-from harness.report.sweep import Cell, flat, is_run, load_cells, sweep_data, varied
+from harness.report.sweep import Cell, failed_cells, flat, is_run, load_cells, sweep_data, varied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -98,6 +98,8 @@ def report_of_sweep(directory: Path) -> str:
         data |= page_series(runs)
     sections.append(_common(cells))
     about = f"{len(cells)} runs over {', '.join(knobs) or 'nothing: they are configured alike'}"
+    if failed := failed_cells(directory):
+        about += f"; {len(failed)} failed, the first because {failed[0].error}"
     return _page(f"Sweep {directory.resolve().name}", about, sections, data)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 DASHES = ("-", "--", "-.", ":")
 POINTS = 2000  # of a curve, whatever the number of requests
+FORMATS = (".png", ".svg", ".pdf")
 TITLES = {
     "ttft_s": "Time to first token",
     "tpot_s": "Time per output token",
@@ -26,6 +27,16 @@ TITLES = {
 
 class PlotError(ValueError):
     """A plot that cannot be drawn or saved; the message says why."""
+
+
+def check_format(path: Path | None) -> None:
+    """See whether a plot could be saved as this, before the work that it is to show; None is no plot.
+
+    Raises:
+        PlotError: Its suffix says no format.
+    """
+    if path is not None and path.suffix.lower() not in FORMATS:
+        raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
 
 
 def plot_cdfs(runs: Mapping[str, Mapping[str, Array]], path: Path) -> None:

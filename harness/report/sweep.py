@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from harness.metrics.summary import Json
 
 
+ERROR = "error.txt"  # of a cell that failed: one line that says why, then details
+
+
 @dataclass(frozen=True)
 class Metric:
     """A figure of a run's summary.
@@ -55,12 +58,14 @@ class Cell:
     Attributes:
         path: Its directory.
         knobs: Every value of its configuration, by dotted key.
-        summary: Its ``summary.json``.
+        summary: Its ``summary.json``; empty where it failed.
+        error: Why it failed, in one line; empty where it did not.
     """
 
     path: Path
     knobs: dict[str, Any]
     summary: Json
+    error: str = ""
 
 
 def is_run(directory: Path) -> bool:
@@ -74,11 +79,31 @@ def load_cells(directory: Path) -> list[Cell]:
     Raises:
         RunError: There is none, or a file of one cannot be read.
     """
-    finished = (found.parent for found in directory.rglob(SUMMARY) if (found.parent / CONFIG).is_file())
-    paths = sorted(finished, key=_natural)
+    paths = _with(directory, SUMMARY)
     if not paths:
-        raise RunError(f"{directory}: no run in it; give a run directory or one of a sweep that `harness run -m` wrote")
+        raise RunError(
+            f"{directory}: no run in it; give a run directory, or one that `harness sweep` or `harness run -m` wrote"
+        )
     return [Cell(path, flat(_yaml(path / CONFIG)), _json(path / SUMMARY)) for path in paths]
+
+
+def failed_cells(directory: Path) -> list[Cell]:
+    """All cells below a directory that failed, in the order of their paths.
+
+    Raises:
+        RunError: A file of one cannot be read.
+    """
+    paths = [path for path in _with(directory, ERROR) if not (path / SUMMARY).is_file()]
+    return [Cell(path, flat(_yaml(path / CONFIG)), {}, _first_line(path / ERROR)) for path in paths]
+
+
+def _with(directory: Path, name: str) -> list[Path]:
+    """Directories of runs that have a file of this name."""
+    return sorted((found.parent for found in directory.rglob(name) if (found.parent / CONFIG).is_file()), key=_natural)
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] or "no reason was kept"
 
 
 def varied(cells: Sequence[Cell]) -> dict[str, list[str]]:
@@ -112,7 +137,7 @@ def sweep_data(cells: Sequence[Cell], root: Path) -> dict[str, Any]:
         value, each metric or None).
     """
     words = varied(cells)
-    knobs = [{"name": name, "values": sorted(set(column), key=_number_or_word)} for name, column in words.items()]
+    knobs = [{"name": name, "values": sorted(set(column), key=number_or_word)} for name, column in words.items()]
     figures = [[_figure(cell.summary, metric) for metric in METRICS] for cell in cells]
     shown = [i for i in range(len(METRICS)) if any(row[i] is not None for row in figures)]
     return {
@@ -156,7 +181,8 @@ def _word(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _number_or_word(word: str) -> tuple[int, float, str]:
+def number_or_word(word: str) -> tuple[int, float, str]:
+    """A key that sorts numbers by their value, and words behind them."""
     try:
         return (0, float(word), "")
     except ValueError:
@@ -165,7 +191,7 @@ def _number_or_word(word: str) -> tuple[int, float, str]:
 
 def _natural(path: Path) -> tuple[tuple[int, float, str], ...]:
     """Directories by the number that begins their name: 2_... before 10_..."""
-    return tuple((*_number_or_word(part.partition("_")[0])[:2], part) for part in path.parts)
+    return tuple((*number_or_word(part.partition("_")[0])[:2], part) for part in path.parts)
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.metrics.request_log import RequestLog
+from harness.metrics.request_log import Counts, RequestLog
 from harness.metrics.schema import STATUSES
 from harness.metrics.step_log import StepLog, StepTiming
 from harness.record import RunRecord
@@ -220,12 +220,11 @@ def _requests(recorded: RunRecord, workload: Workload, sequences: dict[int, Sequ
     """The recorded request table with what this replay counted."""
     log = RequestLog(workload.trace)
     for row, sequence in sequences.items():
-        counts = sequence.hit_tokens, sequence.chunks, sequence.preemptions, sequence.recomputed_tokens
-        log.count(row, sequence.output_tokens, *counts)
+        log.count(row, sequence.output_tokens, Counts.of(sequence))
         if sequence.finish_reason is not None:
             log.end(row, "ok", sequence.finish_reason)
     columns, rows = log.columns(workload.warmup_s), sorted(sequences)
-    counted = ("output_tokens", "cached_tokens", "chunks", "preemptions", "recomputed_tokens", "status")
+    counted = ("output_tokens", "cached_tokens", "chunks", "preemptions", "recomputed_tokens", "preempted_s", "status")
     requests = recorded.requests | {name: recorded.requests[name].copy() for name in counted}
     for name in counted:
         requests[name][rows] = columns[name][rows]

@@ -128,10 +128,7 @@ def recorded_steps(real: Recording, twin_config: ExperimentConfig) -> Steps:
         observe=observe,
     )
     cost = server.cost
-    predicted_s = [
-        cost.step_s(shape) if graph else max(cost.step_s(shape), cost.launch_s(shape, graph))
-        for shape, graph in zip(shapes, graphs, strict=True)
-    ]
+    predicted_s = [cost.busy_s(shape, graph) for shape, graph in zip(shapes, graphs, strict=True)]
     real_s = np.asarray((real.record.steps or {})["duration_s"])[: len(shapes)]
     difference = first_difference(real.record, replayed)
     return Steps(shapes, np.array(graphs, bool), real_s, np.array(predicted_s), difference)
@@ -167,6 +164,9 @@ class RecordedCost(CostModel):
 
     def launch_s(self, shape: StepShape, graph: bool) -> float:
         return self._cost.launch_s(shape, graph)
+
+    def lead_s(self, shape: StepShape) -> float:
+        return self._cost.lead_s(shape)
 
     def _ratio(self, features: FloatArray) -> float:
         return float(self._ratios[np.abs(self._features - features).sum(axis=1).argmin()])

@@ -43,6 +43,24 @@ def test_every_request_is_accounted_for(client: str, tmp_path: Path) -> None:
     assert (table["client_last_token_s"] >= table["last_token_s"]).all()
 
 
+@pytest.mark.parametrize("client", ["direct", "http"])
+def test_what_the_scheduler_counted_reaches_the_table(client: str, tmp_path: Path) -> None:
+    tight = ("policy=vllm", "engine.pages=2600", "engine.page_size=1", "workload=all_at_once")
+    short = ("trace.cap_prompt_tokens=500", "trace.cap_output_tokens=100")
+    words = ("backend=emulate", "backend.instant=true", f"backend.client={client}", *tight, *short)
+    assert run(*words, "token_times=true") in (0, 3)
+    left = load_run(tmp_path / "run")
+    table = left.requests
+    assert (table["status"] == "ok").all()
+    assert left.tokens.groupby("request_id").size().to_dict() == table.set_index("request_id")["output_tokens"].to_dict()
+    assert (table["chunks"] > 0).all()
+    preempted = table["preemptions"] > 0
+    assert preempted.any()
+    assert (table["recomputed_tokens"][preempted] > 0).any()
+    assert (table["preempted_s"][preempted] > 0).all()
+    assert (table["preempted_s"][~preempted] == 0).all()
+
+
 def test_sessions_wait_for_the_turn_before(tmp_path: Path) -> None:
     assert run("backend=emulate", "backend.instant=true", "trace.head=120", "trace.rate=200") in (0, 3)
     table = load_run(tmp_path / "run").requests.set_index("request_id")
@@ -66,7 +84,8 @@ def test_any_openai_compatible_server_is_an_endpoint(by_text: str, server: Serve
     left = load_run(tmp_path / "run")
     assert (left.requests["status"] == "ok").all()
     assert (left.requests["output_tokens"] == left.requests["max_tokens"]).all()
-    assert left.requests["scheduled_s"].isna().all()  # what goes on inside is not known
+    inside = ["scheduled_s", "chunks", "preemptions", "recomputed_tokens", "preempted_s"]
+    assert left.requests[inside].isna().all(axis=None)  # what goes on inside is not known
     # Words are several tokens each to a tokenizer of bytes: the error is told.
     assert (left.summary["server"]["prompt_tokens_error_mean"] > 0) == (by_text == "true")
 
@@ -88,6 +107,39 @@ def _children(pid: int) -> set[int]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds child processes in /proc")
+def test_a_rank_that_hangs_ends_the_run_with_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other rank waits for it in an all-reduce, and no process dies."""
+    replay = experiment.replay
+    others = _children(os.getpid())
+
+    def replay_and_stop(config: Any, trace: Any, progress: Any) -> Any:
+        def watch(now: Progress) -> bool:
+            if now.ended >= 3 and not stopped:
+                stopped.append(time.monotonic())
+                _, _, rank_1, _ = sorted(_children(os.getpid()) - others)  # tokenizer, ranks, detokenizer
+                os.kill(rank_1, signal.SIGSTOP)
+            return bool(progress(now))
+
+        stopped: list[float] = []
+        record = replay(config, trace, watch)
+        assert time.monotonic() - stopped[0] < 15
+        return record
+
+    monkeypatch.setattr(experiment, "replay", replay_and_stop)
+    assert run("backend=runtime", "tp=2", "backend.stall_s=3", "trace.rate=4") == 1
+    error = capsys.readouterr().err
+    assert "error: worker.1 (pid" in error
+    assert "hangs: no sign of life for" in error
+    partial = load_run(tmp_path / "run")
+    assert not partial.complete
+    assert partial.summary["counts"]["ok"] >= 3
+    assert partial.summary["counts"]["unfinished"] > 0
+    assert _children(os.getpid()) <= others
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds child processes in /proc")

@@ -118,6 +118,9 @@ def test_moments_come_in_order(http: Any) -> None:
     moments = list(body["moments"][0].values())
     assert len(moments) == 8
     assert moments == sorted(moments)
+    assert body["counts"] == [{"chunks": 1, "preemptions": 0, "recomputed_tokens": 0, "preempted_s": 0.0}]
+    plain = http.post("/v1/completions", json={**TEXT, "max_tokens": 3}).json()
+    assert not {"moments", "counts"} & set(plain)
 
 
 def test_without_max_tokens_a_chat_goes_on_to_the_end_of_the_context(client: Any) -> None:

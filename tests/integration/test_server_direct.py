@@ -195,6 +195,40 @@ def test_an_abort_at_each_moment_gives_everything_back(slow_server: Server, mome
     client.close()
 
 
+def test_an_abort_of_what_is_tokenized_and_not_yet_queued_never_runs_it(start: Any) -> None:
+    with start(http=False) as server:
+        client = Client(server.directory, server.config)
+        client.gather(2)  # the worker holds what is tokenized until there are two
+        client.send(asked(1, "x" * 100, tokens=50))
+        assert client.gauges().waiting == 0  # it came after the request, by the same way: tokenized, with the worker
+        client.abort(1)
+        client.send(asked(2, tokens=5))
+        got = answers(server, client, 2)
+        tokens, _, ended = got[1]
+        assert (tokens, ended.reason, ended.output_tokens) == ([], "abort", 0)
+        assert not np.isnan(ended.tokenized_s)
+        assert np.isnan(ended.scheduled_s)
+        assert got[2][2].reason == "length"
+        gauges = client.gauges()
+        assert gauges.pages_free + gauges.pages_cached == gauges.pages
+        client.close()
+
+
+def test_an_abort_of_what_is_detokenized_comes_too_late_and_changes_nothing(server: Server, client: Client) -> None:
+    client.send(asked(1, "x" * 100, tokens=50))
+    client.gauges()  # the worker has it
+    while client.gauges().running:  # its answers came behind the last token: they are here, and nobody looked
+        pass
+    client.abort(1)
+    gauges = client.gauges()  # the abort has gone all the way
+    tokens, text, ended = answers(server, client, 1)[1]
+    assert (len(tokens), len(text), ended.reason) == (50, 50, "length")
+    assert not np.isnan(ended.detokenized_s)
+    assert client.receive(0.0) == []  # it ended once
+    assert (gauges.waiting, gauges.running) == (0, 0)
+    assert gauges.pages_free + gauges.pages_cached == gauges.pages
+
+
 def test_ranks_and_reruns_decide_alike(start: Any) -> None:
     """All at once, with little memory: the same steps, and the same tokens, however many ranks and tokenizers."""
     runs = []

@@ -69,6 +69,23 @@ def test_one_process_killed_ends_the_server_with_its_name_and_leaves_nothing(sta
         assert not server.directory.exists()
 
 
+@pytest.mark.parametrize("victim", ["worker.1", "detokenizer"])
+def test_one_process_that_hangs_ends_the_server_with_its_name_and_leaves_nothing(start: Any, victim: str) -> None:
+    with start(tp=2, step_s=0.01, stall_s=3.0) as server:
+        client = Client(server.directory, server.config)
+        for number in range(8):
+            client.send(Request(number, "client", TextPrompt("Once upon a time"), 400, GREEDY))
+        client.receive(1.0)
+        stopped_s = time.monotonic()
+        os.kill(server.pids[victim], signal.SIGSTOP)
+        with pytest.raises(ServerDiedError, match=rf"^{victim} \(pid \d+\) hangs: no sign of life for .*stall_s=3"):
+            server.wait()
+        assert time.monotonic() - stopped_s < WITHIN_S
+        client.close()
+        assert all(gone(pid) for pid in server.pids.values())
+        assert not server.directory.exists()
+
+
 def test_a_launcher_killed_takes_its_processes_with_it() -> None:
     launcher = subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE)
     assert launcher.stdout is not None

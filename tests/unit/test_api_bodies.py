@@ -47,7 +47,7 @@ class Echo(Frontend):
 
     def send(self, request: Request) -> None:
         self.sent = request
-        ended = Ended("length", None, 3, 2, 0, 1, 0, 0, *[NEVER] * 7)
+        ended = Ended("length", None, 3, 2, 0, 1, 0, 0, 0.0, *[NEVER] * 7)
         answer = self._answers[request.request_id]
         answer.put(Piece(request.request_id, "text", b"", [], None))
         answer.put(Piece(request.request_id, "", b"", [], ended))

@@ -55,7 +55,7 @@ def test_parameters_of_a_simulated_run_are_recovered():
     for metric in METRICS:
         assert after[metric].mape < 0.1 < before[metric].mape, metric
         assert after[metric].mape < before[metric].mape / 3, metric
-        assert abs(after[metric].of_mean) < 0.05, metric
+        assert abs(after[metric].of_mean) < 0.08, metric
         assert 20 <= after[metric].requests <= 60
     assert [replays for replays, _ in seen] == sorted(replays for replays, _ in seen)
     assert len(found.overrides) == 4

@@ -19,6 +19,7 @@ zmq = pytest.importorskip("zmq")
 from runtime.engine.params import SamplingParams  # noqa: E402
 from runtime.messages import (  # noqa: E402
     Abort,
+    Alive,
     ChatPrompt,
     ChatTurn,
     Decision,
@@ -59,7 +60,7 @@ from runtime.server.mail import Inbox, Outbox  # noqa: E402
 PARAMS = SamplingParams(temperature=0.5, top_k=3, seed=7, logprobs=2, logit_bias={5: -1.0})
 OPENING = Opening(3, "api", id_bytes([1, 2]), ["stop"], True)
 TOKENIZED = Tokenized(OPENING, id_bytes([1, 2]), 9, PARAMS, False, id_bytes([4]), 1, 2.5, -1, 4, 0.25, 0.5)
-ENDED = Ended("stop", None, 5, 6, 4, 1, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+ENDED = Ended("stop", None, 5, 6, 4, 1, 2, 3, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 TOKEN = TokenText("é", "é".encode(), -0.5)
 PIECE = Piece(3, "text ✓", id_bytes([8]), [TokenLogprobs(TOKEN, [TOKEN])], ENDED)
 EACH: list[tuple[Any, Message]] = [
@@ -79,6 +80,7 @@ EACH: list[tuple[Any, Message]] = [
     (ToFrontend, Gathering()),
     (ToLauncher, Ready("api", "http://127.0.0.1:1")),
     (ToLauncher, Failed("worker.0", "no")),
+    (ToLauncher, Alive("worker.0", 7, 512, 0.5)),
     (StepRecord, StepRecord(1, 0.5, 0.1, 8, True, 0.0, 0.01, 0.4, 0.7, b"", b"", b"12345678", (1, 2, 3, 4, 5, 6))),
 ]
 
