@@ -90,8 +90,8 @@ class EngineConfig:
         max_context: The longest request, prompt and output, in tokens; null: the model's. Longer ones are rejected.
         overlap: Schedule and launch a step while the device runs the one before. Hides the scheduler's time; a
             sequence that ended is in one step more before that is known.
-        cuda_graph: Replay decode steps as CUDA graphs. One launch in place of hundreds, for some memory, time at the
-            start, and batches padded to the next captured size.
+        cuda_graph: Replay decode steps, and those of few prompt tokens, as CUDA graphs. One launch in place of
+            hundreds, for some memory, time at the start, and steps padded to the next captured size.
     """
 
     page_size: int = 1
@@ -114,6 +114,7 @@ class ExperimentConfig:
             latency and room for KV; every layer waits for the slowest twice.
         backend: Who plays the engine, and what time is.
         policy: The scheduler's decisions.
+        token_times: Also write ``tokens.parquet``: when the client saw each token, a row a token.
         trace: What is replayed.
         workload: When it is sent.
         engine: Sizes of the server.
@@ -125,6 +126,7 @@ class ExperimentConfig:
 
     name: str = MISSING
     tp: int = 1
+    token_times: bool = False
     backend: dict[str, Any] = MISSING
     policy: dict[str, Any] = MISSING
     trace: TraceConfig = field(default_factory=TraceConfig)

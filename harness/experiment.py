@@ -166,6 +166,8 @@ def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace, *, tables: b
         files.write_requests(run_dir, requests)
         if steps is not None:
             files.write_steps(run_dir, steps, record.decisions)
+        if record.tokens is not None:
+            files.write_tokens(run_dir, schema.complete_tokens(record.tokens))
         write_timeline(run_dir, requests, steps)
         (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     files.write_summary(run_dir, result)

@@ -84,7 +84,13 @@ def page() -> str:
     parts = [
         _INTRODUCTION,
         _table(
-            "General", "", (Knob("tp", "1", of_experiment["tp"]), Knob("name", "POLICY_TRACE", of_experiment["name"]))
+            "General",
+            "",
+            (
+                Knob("tp", "1", of_experiment["tp"]),
+                Knob("token_times", "false", of_experiment["token_times"]),
+                Knob("name", "POLICY_TRACE", of_experiment["name"]),
+            ),
         ),
         _table("`engine`: the server's sizes", "", _of_class(EngineConfig, "engine")),
         *_policy(),

@@ -17,6 +17,7 @@ class RunRecord:
         steps: Base columns of the step table, or None where the server does not tell.
         decisions: What each step ran, or None.
         gaps: Gaps between tokens, pooled, or None.
+        tokens: Base columns of the token table, or None where nobody asked for it.
         complete: Whether every request ended; False after an interruption.
         failure: What the server died of, where it did.
         server: Facts about the server: pages, page size, limits.
@@ -29,5 +30,6 @@ class RunRecord:
     gaps: Gaps | None
     complete: bool
     failure: str | None = None
+    tokens: dict[str, Any] | None = None
     server: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

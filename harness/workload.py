@@ -63,6 +63,12 @@ class Workload:
         return int((~np.isin(self.trace.parent_id, self.trace.request_id)).sum())
 
     def __post_init__(self) -> None:
+        ids, rows = np.unique(self.trace.request_id, return_counts=True)
+        if len(ids) < len(self.trace):  # a server knows requests apart by nothing else
+            twice = int(ids[rows > 1][0])
+            raise WorkloadError(
+                f"trace {self.trace.name!r}: request_id {twice} is there more than once; give each request its own"
+            )
         if self.arrivals is Arrivals.CLOSED and self.concurrency < 1:
             raise WorkloadError(
                 f"workload.concurrency={self.concurrency}: closed arrivals need at least 1, e.g. "

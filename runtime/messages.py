@@ -214,6 +214,7 @@ class Ended(msgspec.Struct, array_like=True, frozen=True, gc=False):
         chunks: Chunks the prompt was computed in.
         preemptions: Times it was preempted.
         recomputed_tokens: Tokens computed again after that.
+        preempted_s: Seconds between a preemption and the next admission, summed.
         received_s: The frontend had it.
         tokenized_s: Its prompt was token ids.
         queued_s: The scheduler had it.
@@ -231,6 +232,7 @@ class Ended(msgspec.Struct, array_like=True, frozen=True, gc=False):
     chunks: int
     preemptions: int
     recomputed_tokens: int
+    preempted_s: float
     received_s: float
     tokenized_s: float
     queued_s: float
@@ -355,12 +357,28 @@ class Failed(Message):
     error: str
 
 
+class Alive(Message):
+    """A process's sign of life, about once a second.
+
+    Attributes:
+        name: The process.
+        step: A worker's last step launched; -1 before its first, and for the other processes.
+        tokens: Of its steps in flight, 0 without one.
+        waited_s: Since the last of them was launched or collected.
+    """
+
+    name: str
+    step: int = -1
+    tokens: int = 0
+    waited_s: float = 0.0
+
+
 ToTokenizer: TypeAlias = Request | Abort | Ping | Stop
 ToWorker: TypeAlias = Tokenized | Abort | Ping | Gather | Stop
 ToRank: TypeAlias = Turn | Decision
 ToDetokenizer: TypeAlias = Opening | Sampled | Ping | Stop
 ToFrontend: TypeAlias = Output | Ping | Gathering | Stop
-ToLauncher: TypeAlias = Ready | Failed
+ToLauncher: TypeAlias = Ready | Failed | Alive
 
 
 def decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:

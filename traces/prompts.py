@@ -76,6 +76,8 @@ class PromptMaker:
         self._output_base = np.where(
             named, _stream(seed, NAMED, trace.output_id), _stream(seed, UNNAMED, trace.request_id)
         )
+        # The same of an answer behind its prompt.
+        self._answer_base = self._output_base - trace.prompt_tokens.astype(np.uint64) * np.uint64(GAMMA)
         self._first, self._output_first = _first_tokens(trace, vocab_size, seed)
 
     def prompt(self, row: int) -> TokenArray:
@@ -97,6 +99,20 @@ class PromptMaker:
         if out.size:
             self._fill(out, self._output_base[row : row + 1])
             out[0] = self._output_first[row]
+        return out
+
+    def dialogue(self, row: int) -> TokenArray:
+        """The prompt and the answer of a row in one: int32 of shape ``(prompt_tokens[row] + output_tokens[row],)``."""
+        trace = self._trace
+        a, b = trace.block_start.item(row), trace.block_start.item(row + 1)
+        prompt, answer = trace.prompt_tokens.item(row), trace.output_tokens.item(row)
+        out, base = np.empty(prompt + answer, np.int32), np.empty(prompt + answer, np.uint64)
+        base[:prompt] = self._base[a] if b - a == 1 else np.repeat(self._base[a:b], trace.block_tokens[a:b])
+        base[prompt:] = self._answer_base[row]
+        self._fill(out, base)
+        out[self._begin[a:b]] = self._first[a:b]
+        if answer:
+            out[prompt] = self._output_first[row]
         return out
 
     def prompts(self) -> Iterator[TokenArray]:

@@ -48,7 +48,7 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
     prompts = PromptMaker(workload.trace, vocab_size, workload.prompt_seed)
     transport = HttpTransport(endpoint, workload, prompts)
     try:
-        player = Player(workload, transport, float(settings["drop_after_s"]))
+        player = Player(workload, transport, float(settings["drop_after_s"]), keep_tokens=config.token_times)
         outcome = player.play(progress)
     finally:
         transport.close()
@@ -58,6 +58,7 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
         steps=None,
         decisions=None,
         gaps=player.times.gaps(),
+        tokens=player.tokens(),
         complete=outcome.complete,
         failure=outcome.failure,
         server={

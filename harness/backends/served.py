@@ -53,21 +53,25 @@ def serve_and_play(
     over_http = {"direct": False, "http": True}.get(str(settings["client"]))
     if over_http is None:
         raise ConfigError(f"backend.client={settings['client']}: direct or http")
-    server_config = ServerConfig(
-        model=str(config.model.get("name", "model")),
-        vocab_size=vocab_size,
-        scheduler=scheduler,
-        policy=config.policy,
-        engine=engine,
-        overlap=config.engine.overlap,
-        tp=config.tp,
-        tokenizers=int(settings["tokenizers"]),
-        http=over_http,
-        max_queued=len(workload.trace),  # a replay measures the queue, it is not turned away from it
-        record_steps=_STEPS,
-    )
-    server = Server(server_config)
+    stall_s = settings["stall_s"]
+    if not (isinstance(stall_s, int | float) and 0 < stall_s < float("inf")):
+        raise ConfigError(f"backend.stall_s={stall_s}: expected seconds, above 0, e.g. 60")
     try:
+        server_config = ServerConfig(
+            model=str(config.model.get("name", "model")),
+            vocab_size=vocab_size,
+            scheduler=scheduler,
+            policy=config.policy,
+            engine=engine,
+            overlap=config.engine.overlap,
+            tp=config.tp,
+            tokenizers=int(settings["tokenizers"]),
+            http=over_http,
+            max_queued=len(workload.trace),  # a replay measures the queue, it is not turned away from it
+            stall_s=stall_s,
+            record_steps=_STEPS,
+        )
+        server = Server(server_config)
         server.start()
     except (ServerError, ServerDiedError) as error:
         raise ConfigError(f"backend={settings['name']}: the server did not start: {error}") from error
@@ -82,7 +86,7 @@ def serve_and_play(
     else:
         foretell = bool(settings.get("foretell", True))
         transport = DirectTransport(server, client, workload, prompts, foretell=foretell)
-    player = Player(workload, transport, float(settings["drop_after_s"]))
+    player = Player(workload, transport, float(settings["drop_after_s"]), keep_tokens=config.token_times)
     records: list[StepRecord] = []
 
     def watch(now: Progress) -> bool:
@@ -114,6 +118,7 @@ def _record(
         steps=steps.columns(),
         decisions=steps.log.decisions(),
         gaps=player.times.gaps(),
+        tokens=player.tokens(),
         complete=outcome.complete,
         failure=outcome.failure,
         server=msgspec.to_builtins(scheduler) | {"replayed_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},

@@ -10,6 +10,7 @@ from harness.config import ConfigError, ExperimentConfig
 from harness.cost.build import build_cost
 from harness.cost.host import hop_costs, loop_costs
 from harness.cost.memory import kv_capacity
+from harness.metrics.token_table import token_columns
 from harness.progress import Progress
 from harness.record import RunRecord
 from harness.simulator.engine import EngineOptions, SchedulerCosts
@@ -34,13 +35,14 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
         ValueError: A knob is wrong, or the model does not fit.
     """
     server = server_model(config)
-    simulation = Simulation(workload, server, build_policy(config.policy))
+    simulation = Simulation(workload, server, build_policy(config.policy), keep_tokens=config.token_times)
     complete = simulation.run(lambda now: progress(now.progress()))
     return RunRecord(
         requests=simulation.requests.columns(workload.warmup_s),
         steps=simulation.steps.columns(),
         decisions=simulation.steps.decisions(),
         gaps=simulation.tokens.gaps(),
+        tokens=token_columns(simulation.tokens.times_s()) if config.token_times else None,
         complete=complete,
         server=dataclasses.asdict(server.scheduler),
         notes=server.notes,
@@ -69,9 +71,10 @@ def server_model(config: ExperimentConfig) -> ServerModel:
     )
     context = roofline.model.max_position_embeddings if engine.max_context is None else engine.max_context
     settings = dict(config.backend)
+    on_cpu = roofline.hardware.name == "cpu"  # which has no graphs
     return ServerModel(
         scheduler=SchedulerConfig(memory.pages, engine.page_size, engine.max_running, context),
-        options=EngineOptions(engine.overlap, engine.cuda_graph, engine.max_running),
+        options=EngineOptions(engine.overlap, engine.cuda_graph and not on_cpu, engine.max_running),
         cost=built.cost,
         loop=_costs(SchedulerCosts, "backend.loop", settings.get("loop"), loop_costs(built.host, engine.overlap)),
         hops=_costs(HopCosts, "backend.hops", settings.get("hops"), hop_costs(built.host)),

@@ -14,6 +14,8 @@ from runtime.engine.place import EnginePlace, LoadedEngine
 from runtime.scheduler import Batch, Chunk, Scheduler, Sequence, Snapshot
 from runtime.server.config import EngineSpec, imported
 
+_CYCLES_S = 2e9  # of a GPU's clock, at most: a wait is then no shorter than is asked for
+_SHADOW = 1.5  # of a launch: how long the GPU is kept waiting for it
 _STALE = Snapshot(0, 0, 0, 0, 0, 0)
 
 
@@ -57,32 +59,38 @@ class Bench:
         self._steps = 0
 
     def run(self, place: Place, repeats: int) -> list[StepTimes]:
-        """Run a step so many times."""
-        batch = self._batch(place)
-        return self._shadowed(batch, repeats) if self._on_gpu else self._in_flight(batch, repeats)
+        """Run a step once more than so many times.
+
+        Returns:
+            Of the first, only the launch counts: it is that of a step never run before, as most prefills are; the
+            device may have waited for it, or loaded or tuned a kernel.
+        """
+        return self._shadowed(place, repeats) if self._on_gpu else self._in_flight(place, repeats)
 
     def close(self) -> None:
         """Release the engine."""
         self.engine.close()
 
-    def _batch(self, place: Place) -> Batch:
+    def batch(self, place: Place) -> Batch:
+        """A step as the scheduler would plan it, of new objects, its pages in no order, its outputs foretold."""
         page_size = self.scheduler.config.page_size
         sequences, taken = [], 0
         for row, tokens in enumerate(place.contexts()):
             count = -(-tokens // page_size)
             self._table[row, :count] = self._pages[taken : taken + count]
             taken += count
-            sequence = Sequence(row, tokens, self._tokens, 1)
+            sequence = Sequence(row, tokens, self._tokens, 1, foretold_tokens=1)
             sequence.row = row
             sequences.append(sequence)
         prefills = sequences[: place.prefills]
         decodes = sequences[place.prefills :]
         chunks = [Chunk(sequence, place.prefill_context, place.chunk, place.samples) for sequence in prefills]
-        return Batch(0, chunks, decodes, [s.prompt_tokens - 1 for s in decodes], [], _STALE)
-
-    def _launch(self, batch: Batch) -> tuple[Any, float]:
-        batch.step = self._steps
+        positions = [sequence.prompt_tokens - 1 for sequence in decodes]
         self._steps += 1
+        return Batch(self._steps, chunks, decodes, positions, [], _STALE)
+
+    def _launch(self, place: Place) -> tuple[Any, float]:
+        batch = self.batch(place)
         begun_s = time.perf_counter()
         ticket = self.engine.launch(batch)
         return ticket, time.perf_counter() - begun_s
@@ -93,23 +101,24 @@ class Bench:
             raise AssertionError("a real engine tells how a step ran")
         return StepTimes(run, launch_s, max(time.monotonic() - run.start_s - run.duration_s, 0.0))
 
-    def _in_flight(self, batch: Batch, repeats: int) -> list[StepTimes]:
+    def _in_flight(self, place: Place, repeats: int) -> list[StepTimes]:
         """Each launched while the one before runs, as with overlap: on a CPU launching takes from what runs."""
         times = []
-        ahead = self._launch(batch)
-        for _ in range(repeats):
-            ticket, ahead = ahead, self._launch(batch)
+        ahead = self._launch(place)
+        for _ in range(repeats + 1):
+            ticket, ahead = ahead, self._launch(place)
             times.append(self._collect(*ticket))
         self._collect(*ahead)
         return times
 
-    def _shadowed(self, batch: Batch, repeats: int) -> list[StepTimes]:
+    def _shadowed(self, place: Place, repeats: int) -> list[StepTimes]:
         """Each launched while the GPU is kept waiting, so that its time is the device's alone."""
         import torch
 
-        cycles_s = 2e9  # of a GPU's clock, at most: the wait is then no shorter than is asked for
-        times = [self._collect(*self._launch(batch))]
+        times = [self._collect(*self._launch(place))]
         for _ in range(repeats):
-            torch.cuda._sleep(int(1.5 * times[-1].launch_s * cycles_s))  # type: ignore[no-untyped-call]  # noqa: SLF001
-            times.append(self._collect(*self._launch(batch)))
-        return times[1:]
+            # The first launch may have loaded a kernel: it would have the GPU wait for long.
+            wait_s = _SHADOW * min(one.launch_s for one in times)
+            torch.cuda._sleep(int(wait_s * _CYCLES_S))  # type: ignore[no-untyped-call]  # noqa: SLF001
+            times.append(self._collect(*self._launch(place)))
+        return times

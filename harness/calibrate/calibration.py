@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,29 @@ import numpy as np
 from harness.backends.runtime import Runtime, runtime_of
 from harness.calibrate import host
 from harness.calibrate.bench import Bench, StepTimes
-from harness.calibrate.places import Place, coarse_grid, leave_one_out, next_place
+from harness.calibrate.places import TURNS, Place, coarse_grid, leave_one_out, next_place, smallest_of_each_kind
 from harness.calibrate.ranks import AllReduce, Others, Setup, Steps, all_reduce_seconds
 from harness.config import ExperimentConfig
 from harness.cost.hardware import Hardware
 from harness.cost.measured import CollectivePoint, HostPoint, MeasuredProfile, StepPoint
 from harness.cost.roofline import Roofline, build_roofline
 from harness.experiment import describe_environment
-from harness.simulator.engine import graph_sizes
+from harness.simulator.engine import EngineOptions, Shapes
 from policies import build_policy
 from runtime.engine.emulated import EmulatedEngine, instantly
 from runtime.scheduler import Scheduler
+from runtime.scheduler.graph_sizes import ladder
 from runtime.server.config import ServerConfig
 
-_ROUND, _MOST_REPEATS = 5, 30
+_ROUND, _MOST_REPEATS = 3, 30
 _STABLE = 0.01  # of the median: standard error at which a point is measured well enough
 _POINT_SHARE = 0.02  # of the time, that a point may take beyond its first round
-_STEP_SHARE = 0.02  # of the time, that one step may take to be measured at all
+_STEP_SHARE = 0.015  # of the time, that one step may take to be measured at all
 _LOOPS = range(3)  # of the serving loop, for each kind of requests
-_LOOP_SHARE = 0.2  # of the time, that they may take in all
+_LOOP_SHARE = 0.08  # of the time, that they may take in all
 _LEAST_PLACES = 12  # measured even where the engine took all the time to build
 _SAVE_EVERY_S = 15.0
+_TELL_EVERY_S = 0.5
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16"}
 _HOST_TOKENS = (16, 256, 4096, 32768)  # of a prompt
 _HOST_BATCHES = (1, 4, 16, 64, 256)  # sequences of a step
@@ -52,6 +54,7 @@ class Calibration:
         places: Steps measured.
         ratios: Of each, seconds over the roofline's.
         failures: Parts that could not be measured, and why.
+        took_s: Seconds by part, as they were spent.
 
     Args:
         config: An experiment with ``backend=runtime`` and ``cost=roofline``.
@@ -81,10 +84,12 @@ class Calibration:
         self.places: list[Place] = []
         self.ratios: list[float] = []
         self.failures: list[str] = []
+        self.took_s: dict[str, float] = {}
+        self._environment = describe_environment()
         self._steps: list[StepPoint] = []
         self._host: dict[tuple[str, int, int, bool, bool], list[float]] = {}
         self._collectives: list[CollectivePoint] = []
-        self._saved_s = self._begun_s
+        self._saved_s = self._told_s = self._part_begun_s = self._begun_s
 
     def run(self) -> MeasuredProfile:
         """Measure until the time is up or every place is measured; an interruption keeps what there is.
@@ -106,9 +111,11 @@ class Calibration:
             try:
                 bench = setup.build()
                 self._sizes = bench.scheduler.config
+                self._done("building the engine")
                 try:
                     self._measure(bench, others)
                 finally:
+                    self._done("steps")
                     self._keep()
                     bench.close()
             except KeyboardInterrupt:
@@ -122,7 +129,6 @@ class Calibration:
         sizes, config = self._sizes, self._config
         options = self._runtime.engine.options
         replayed = any(point.graph for point in self._steps)
-        environment = describe_environment()
         return MeasuredProfile(
             model=self._roofline.model,
             hardware=Hardware.from_config(config.hardware),
@@ -134,10 +140,10 @@ class Calibration:
             pages=sizes.pages,
             max_running=sizes.max_running,
             max_context=sizes.max_context,
-            graph_sizes=tuple(graph_sizes(sizes.max_running)) if replayed else (),
+            graph_sizes=tuple(ladder(sizes.max_running)) if replayed else (),
             overlap=config.engine.overlap,
             attention=str(options["attention"]),
-            versions=_versions(environment),
+            versions=_versions(self._environment),
             date=time.strftime("%Y-%m-%d"),
             command=self._command,
             steps=sorted(self._steps, key=lambda point: dataclasses.astuple(point.shape)),
@@ -146,25 +152,38 @@ class Calibration:
         )
 
     def _measure(self, bench: Bench, others: Others) -> None:
-        for place in coarse_grid(self._sizes, self._step_tokens)[:3]:
+        grid = coarse_grid(self._sizes, self._step_tokens)
+        self._watch("first steps")
+        for place in smallest_of_each_kind(grid):
             self._times(bench, others, place, 2)  # what compiles, tunes or allocates when it first runs
+        self._done("first steps")
         self._part("host stages", self._host_stages)
         self._part("the serving loop", lambda: self._loop_stages(bench))
         if self._config.tp > 1:
             self._all_reduces(others)
-        grid = coarse_grid(self._sizes, self._step_tokens)
+            self._done("all-reduces")
         for number, place in enumerate(grid):
             if self._left_s() < 0 and number >= _LEAST_PLACES:
                 self._watch(f"the time was up after {number} of {len(grid)} places of the coarse grid")
                 return
             self._point(bench, others, place)
         tried = set(grid)
-        while self._left_s() > 0:
-            following = next_place(self.places, self.ratios, tried, self._sizes, self._step_tokens)
-            if following is None:
+        idle = 0  # turns in a row in which there was nothing left to measure
+        for kind in cycle(TURNS):
+            if self._left_s() < 0 or idle > len(TURNS):
                 return
-            tried.add(following)
-            self._point(bench, others, following)
+            idle += 1
+            kin = [index for index, place in enumerate(self.places) if place.kind == kind]
+            places, ratios = [self.places[index] for index in kin], [self.ratios[index] for index in kin]
+            following = next_place(places, ratios, tried, self._sizes, self._step_tokens)
+            if following is not None:
+                idle = 0
+                tried.add(following)
+                self._point(bench, others, following)
+
+    def _done(self, part: str) -> None:
+        now_s = time.monotonic()
+        self.took_s[part], self._part_begun_s = now_s - self._part_begun_s, now_s
 
     def _part(self, name: str, measure: Callable[[], None]) -> None:
         """Measure a part of the host's; where it fails the others are still worth having."""
@@ -173,6 +192,7 @@ class Calibration:
         except Exception as error:  # whatever a server's process may die of
             self.failures.append(f"{name}: {type(error).__name__}: {error}")
             self._watch(self.failures[-1])
+        self._done(name)
 
     def _left_s(self) -> float:
         return self._begun_s + self._seconds - time.monotonic()
@@ -183,36 +203,33 @@ class Calibration:
         if self.ratios and expected_s > _STEP_SHARE * self._seconds:
             return
         begun_s = time.monotonic()
-        times: list[StepTimes] = self._times(bench, others, place, 1)[1:]
+        times: list[StepTimes] = []
+        launches_s: list[float] = []
         while len(times) < _MOST_REPEATS:
-            times += self._times(bench, others, place, _ROUND)
+            first, *others_behind = self._times(bench, others, place, _ROUND)
+            launches_s += [first.launch_s, *(one.launch_s for one in others_behind)]
+            times += others_behind
             seconds = np.array([one.run.duration_s for one in times])
             spread_s = float(np.subtract(*np.percentile(seconds, (75, 25))))
             stable = spread_s / 1.35 / len(times) ** 0.5 < _STABLE * float(np.median(seconds))
             if stable or time.monotonic() - begun_s > min(_POINT_SHARE * self._seconds, max(self._left_s(), 0.0)):
                 break
         run = times[0].run
-        shape = place.shape(run.padded_sequences if run.graph else place.decodes)
+        options = EngineOptions(cuda_graph=run.graph, max_graph_sequences=self._sizes.max_running)
+        shape, _ = Shapes(options)(bench.batch(place))
         device_s = float(np.median(seconds))
         self._steps.append(StepPoint(shape, run.graph, device_s, spread_s, len(times)))
         self.places.append(place)
         self.ratios.append(device_s / self._roofline.step_s(shape))
-        self._host_times(place, times)
+        rows = place.prefills * place.chunk + place.decodes
+        for stage, host_s in (("launch", launches_s), ("collect", [one.collect_s for one in times])):
+            key = (stage, place.prefills + place.decodes, rows, run.graph, self._config.engine.overlap)
+            self._host.setdefault(key, []).extend(host_s)
         self._tell()
 
     def _times(self, bench: Bench, others: Others, place: Place, repeats: int) -> list[StepTimes]:
         others.tell(Steps(place, repeats))
         return bench.run(place, repeats)
-
-    def _host_times(self, place: Place, times: list[StepTimes]) -> None:
-        rows = place.prefills * place.chunk + place.decodes
-        graph, overlap = times[0].run.graph, self._config.engine.overlap
-        for stage, seconds in (
-            ("launch", [one.launch_s for one in times]),
-            ("collect", [one.collect_s for one in times]),
-        ):
-            key = (stage, place.prefills + place.decodes, rows, graph, overlap)
-            self._host.setdefault(key, []).extend(seconds)
 
     def _host_stages(self) -> None:
         """What no engine is needed for."""
@@ -228,7 +245,7 @@ class Calibration:
                 host.detokenizing(config, tokens, 40) for _ in range(3)
             ]
             self._host["send", tokens, tokens, False, overlap] = [host.sending(config, tokens, 40) for _ in range(3)]
-        self._host["hop", 1, 1, False, overlap] = host.hopping(config, 100)
+        self._host["hop", 1, 1, False, overlap] = host.hopping(config, 40)
 
     def _loop_stages(self, bench: Bench) -> None:
         """Planning and committing, with the engine under the loop where it is the only rank."""
@@ -241,7 +258,8 @@ class Calibration:
         room = min(sizes.pages * sizes.page_size, 4 * self._step_tokens)
         begun_s, seed = time.monotonic(), 0
         batches = _batches(sizes.max_running)
-        for _, prompt, batch, overlap in product(_LOOPS, _LOOP_PROMPTS, batches, (True, False)):
+        configured = config.overlap
+        for _, overlap, prompt, batch in product(_LOOPS, (configured, not configured), _LOOP_PROMPTS, batches):
             longest = prompt + host.DECODES
             if batch * longest > room or longest > sizes.max_context:
                 continue
@@ -250,8 +268,9 @@ class Calibration:
             self._watch(f"host: the serving loop, {batch} x {prompt} tokens, overlap {'on' if overlap else 'off'}")
             seed += 1
             samples = host.looping(config, scheduler, engine, batch, prompt, overlap=overlap, seed=seed)
-            for (stage, sequences, tokens), seconds in samples.items():
-                self._host.setdefault((stage, sequences, tokens, False, overlap), []).extend(seconds)
+            for (stage, sequences, tokens, graph), seconds in samples.items():
+                if stage != "launch" or engine is bench.engine:
+                    self._host.setdefault((stage, sequences, tokens, graph, overlap), []).extend(seconds)
 
     def _all_reduces(self, others: Others) -> None:
         import torch.distributed as dist
@@ -281,7 +300,8 @@ class Calibration:
         )
 
     def _tell(self) -> None:
-        if len(self.places) > 2:
+        if len(self.places) > 2 and time.monotonic() - self._told_s > _TELL_EVERY_S:
+            self._told_s = time.monotonic()
             errors = leave_one_out(self.places, self.ratios)
             known = errors[np.isfinite(errors)]
             worst = f"foretold by the others to {np.median(known):.1%}, worst {known.max():.0%}" if len(known) else ""

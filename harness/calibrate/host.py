@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +43,12 @@ from runtime.server.worker import LeaderSide, sequence_of
 
 _STEPS = "steps"
 _CLIENT = "client"
+_BETWEEN_S = 0.02  # two arrivals: processes are asleep by then
 _HOPS = 4  # of a ping: client, tokenizer, worker, detokenizer, client
-DECODES = 24  # steps timed at each batch
+DECODES = 16  # steps timed at each batch
 
-Samples = dict[tuple[str, int, int], list[float]]
-"""Seconds by stage, sequences and tokens."""
+Samples = dict[tuple[str, int, int, bool], list[float]]
+"""Seconds by stage, sequences and tokens, and whether a CUDA graph was replayed."""
 
 
 @contextmanager
@@ -139,12 +141,18 @@ def sending(config: ServerConfig, tokens: int, repeats: int) -> float:
 
 
 def hopping(config: ServerConfig, repeats: int) -> list[float]:
-    """Seconds of a message from one process to the next and its waking: a ping through all of them, shared out."""
+    """Seconds of a message from one process to the next and its waking: a ping through all of them, shared out.
+
+    Between two pings the processes sleep, as they do between two arrivals: one that has just run wakes much sooner.
+    """
     engine = EngineSpec("runtime.engine.emulated.build", {"vocab_size": config.vocab_size})
     config = msgspec.structs.replace(config, engine=engine, tp=1, http=False, record_steps=None)
     with Server(config) as server:
         client = Client(server.directory, config, _CLIENT)
-        seconds = [_timed(client.gauges) / _HOPS for _ in range(repeats + 5)]
+        seconds = []
+        for _ in range(repeats + 5):
+            time.sleep(_BETWEEN_S)
+            seconds.append(_timed(client.gauges) / _HOPS)
         client.close()
     return seconds[5:]
 
@@ -171,7 +179,7 @@ def looping(
         seed: Of the prompts: one that was there before would be found in the prefix cache.
 
     Returns:
-        ``schedule`` by sequences and prompt tokens of the step, ``commit`` by its sampled sequences.
+        ``schedule`` and ``launch`` by sequences and tokens of the step, ``commit`` by its sampled sequences.
     """
     samples: Samples = {}
     config = msgspec.structs.replace(config, record_steps=_STEPS)
@@ -201,11 +209,12 @@ def _drive(side: LeaderSide, scheduler: Scheduler, engine: Engine[Any], samples:
     effect = next(effects)
     mark_s = collected_s = time.perf_counter()
     sampled = 0
+    launched: deque[tuple[int, int, float]] = deque()
     while True:
         answer: Any = None
         if isinstance(effect, loop.Receive):
             if sampled:
-                samples.setdefault(("commit", sampled, 0), []).append(time.perf_counter() - collected_s)
+                samples.setdefault(("commit", sampled, 0, False), []).append(time.perf_counter() - collected_s)
                 sampled = 0
             now, messages = side.receive(effect.wait)
             answer = now, [_taken_in(message) for message in messages]
@@ -214,12 +223,17 @@ def _drive(side: LeaderSide, scheduler: Scheduler, engine: Engine[Any], samples:
             side.launching(effect.batch)
             chunks, decodes = effect.batch.chunks, effect.batch.decodes
             tokens = sum(chunk.tokens for chunk in chunks) + len(decodes)
-            key = ("schedule", len(chunks) + len(decodes), tokens)
-            samples.setdefault(key, []).append(time.perf_counter() - mark_s)
+            sequences = len(chunks) + len(decodes)
+            begun_s = time.perf_counter()
+            samples.setdefault(("schedule", sequences, tokens, False), []).append(begun_s - mark_s)
             answer = engine.launch(effect.batch)
+            launched.append((sequences, tokens, time.perf_counter() - begun_s))
         elif isinstance(effect, loop.Collect):
             result = engine.collect(effect.ticket)
             collected_s = time.perf_counter()
+            sequences, tokens, launch_s = launched.popleft()
+            graph = result.run is not None and result.run.graph
+            samples.setdefault(("launch", sequences, tokens, graph), []).append(launch_s)
             side.collected(effect.batch, result)
             answer, sampled = result.tokens, len(effect.batch.sampled())
         elif isinstance(effect, loop.Deliver):

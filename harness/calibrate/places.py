@@ -1,19 +1,31 @@
-"""Which steps are measured: first a coarse logarithmic grid, then where the measurements foretell each other worst."""
+"""Which steps are measured: first a coarse logarithmic grid, then where the measurements foretell each other worst.
+
+Serving runs decodes for most of its time and prefills, with or without cached context before them, for most of the
+rest: both have more than a third of the grid, steps that do both have what is left.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from itertools import islice
 
 import numpy as np
 
 from harness.cost.shape import StepShape
 from runtime.scheduler import SchedulerConfig
+from runtime.scheduler.graph_sizes import CHUNKED_SIZES
 
 _NEIGHBOURS = 3  # that foretell a point
-_CONTEXTS = (16, 128, 512, 2048, 8192, 32768)
-_BETWEEN = (3, 12, 20, 48, 100, 200)  # batches between the sizes of CUDA graphs
+_CONTEXTS = (128, 256, 512, 1024, 2048, 4096)  # of a decode
+_LONG_CONTEXTS = (16, 8192, 32768)
+_BETWEEN = (3, 6, 12, 20, 48, 100, 200)  # batches between powers of two, or between the sizes of CUDA graphs
+_BEFORE = (256, 1024, 4096, 16384)  # context of a chunk
+_TOGETHER = (2, 4, 8)  # chunks of a step
+_LEAST_CHUNK = 16
+TURNS = ("decode", "prefill", "decode", "prefill", "decode", "prefill", "mixed")
+"""In which kinds of steps are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,13 @@ class Place:
     decodes: int = 0
     decode_context: int = 0
     longest: int = 0
+
+    @property
+    def kind(self) -> str:
+        """``decode``, ``prefill`` or ``mixed``."""
+        if not self.prefills:
+            return "decode"
+        return "mixed" if self.decodes else "prefill"
 
     def contexts(self) -> list[int]:
         """KV tokens of each sequence after the step: those with a chunk, then those that decode."""
@@ -89,33 +108,66 @@ def decoding(batch: int, context: int, longest: int | None = None) -> Place:
 def coarse_grid(sizes: SchedulerConfig, step_tokens: int) -> list[Place]:
     """Places for a first look, in an order in which every beginning of the list covers all of it.
 
+    Of each kind the place furthest from those before it comes next (Gonzalez, Clustering to minimize the maximum
+    intercluster distance, 1985): first the corners, then what is between.
+
     Args:
         sizes: Of the server.
         step_tokens: Prompt tokens that a step may compute.
     """
     most = min(sizes.max_running, sizes.pages)
     batches = sorted({*_powers(1, most), most})
-    chunks = sorted({*_powers(16, step_tokens), step_tokens})
+    chunks = sorted({*_powers(min(_LEAST_CHUNK, step_tokens), step_tokens), step_tokens})
     room = sizes.pages * sizes.page_size
     long = min(sizes.max_context, room // 2)
-    grid = [
-        *(decoding(batch, context) for batch in batches for context in _CONTEXTS),
-        *(decoding(batch, min(sizes.max_context, room // batch)) for batch in batches),  # as much KV as there is
-        *(decoding(batch, 512) for batch in _BETWEEN),
-        *(decoding(batch, 128, long) for batch in (4, 16, 64)),
-        *(Place(1, chunk) for chunk in chunks),
-        *(Place(1, chunk, context) for chunk in chunks[::2] for context in _CONTEXTS[2:]),
-        *(Place(count, chunk // count) for chunk in chunks[2::2] for count in (4, 16, 64) if chunk >= 4 * count),
+    prefills = [
+        *(Place(1, chunk) for chunk in sorted({*chunks, *(size for size in CHUNKED_SIZES if size <= step_tokens)})),
+        *(Place(1, chunk, before) for chunk in chunks[::2] for before in _BEFORE),
+        *(Place(count, chunk, before) for count in _TOGETHER for chunk in chunks[1::2] for before in (0, _BEFORE[1])),
+        *(Place(count, chunk // count) for chunk in chunks[2::2] for count in (16, 64) if chunk >= 4 * count),
         *(Place(1, chunk, samples=False) for chunk in chunks[::3]),
-        *(
-            Place(1, chunk, decodes=batch, decode_context=512, longest=512)
-            for chunk in chunks[::2]
-            for batch in batches[::2]
-        ),
     ]
-    fitting = [place for place in dict.fromkeys(grid) if place.fits(sizes, step_tokens)]
-    order = np.random.default_rng(0).permutation(len(fitting))
-    return [fitting[index] for index in order]
+    decodes = [
+        *(decoding(batch, context) for batch in batches for context in _CONTEXTS),
+        *(decoding(batch, context) for batch in batches[::2] for context in _LONG_CONTEXTS),
+        *(decoding(batch, min(sizes.max_context, room // batch)) for batch in batches[-3:]),  # as much KV as there is
+        *(decoding(batch, context) for batch in _BETWEEN for context in _CONTEXTS[1::2]),
+        *(decoding(batch, context, 4 * context) for batch in batches[1:] for context in _CONTEXTS[1:4:2]),
+        *(decoding(batch, 128, long) for batch in batches[2::2]),
+    ]
+    mixed = [
+        Place(1, chunk, before, decodes=batch, decode_context=context, longest=context)
+        for chunk in chunks[::2]
+        for batch in batches[::2]
+        for before, context in ((0, 512), (_BEFORE[1], 2048))
+    ]
+    grid = [place for place in dict.fromkeys([*decodes, *prefills, *mixed]) if place.fits(sizes, step_tokens)]
+    left = {kind: iter(_furthest_first([place for place in grid if place.kind == kind])) for kind in TURNS}
+    order: list[Place] = []
+    while len(order) < len(grid):
+        order += [place for kind in TURNS for place in islice(left[kind], 1)]
+    return order
+
+
+def smallest_of_each_kind(places: Sequence[Place]) -> list[Place]:
+    """A small place that decodes, one that prefills, and one that does both, of those that there are."""
+    least: dict[str, Place] = {}
+    for place in sorted(places, key=lambda place: sum(place.contexts())):
+        least.setdefault(place.kind, place)
+    return list(least.values())
+
+
+def _furthest_first(places: list[Place]) -> list[Place]:
+    if not places:
+        return []
+    coordinates = np.array([_coordinates(place) for place in places])
+    chosen = [int(coordinates.sum(axis=1).argmin())]
+    apart = np.full(len(places), np.inf)
+    while len(chosen) < len(places):
+        apart = np.minimum(apart, np.abs(coordinates - coordinates[chosen[-1]]).sum(axis=1))
+        apart[chosen[-1]] = -1.0
+        chosen.append(int(apart.argmax()))
+    return [places[index] for index in chosen]
 
 
 def _powers(first: int, last: int) -> Iterator[int]:

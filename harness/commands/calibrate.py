@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.calibrate.calibration import Calibration
     from harness.cost.measured import MeasuredProfile
 
 _EXAMPLE = """\
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
     try:
         if sources:
             return _fit(Path(sources[-1]), arguments, console)
-        out, profile, failures = _calibrate(arguments, console, _said(arguments))
+        out, profile, calibration = _calibrate(arguments, console, _said(arguments))
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -64,10 +65,12 @@ def main(argv: list[str]) -> int:
         print("error: nothing was measured; give it more time, --seconds 180", file=sys.stderr)  # noqa: T201
         return 1
     _show(profile, console)
+    took = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in calibration.took_s.items())
+    console.print(f"Time: {took}", markup=False)
     console.print(f"Profile: {out}; use it by cost=profile cost.path={out}", markup=False)
-    for failure in failures:
+    for failure in calibration.failures:
         print(f"error: not measured: {failure}", file=sys.stderr)  # noqa: T201
-    return 1 if failures else 0
+    return 1 if calibration.failures else 0
 
 
 def _said(arguments: argparse.Namespace) -> str:
@@ -77,7 +80,7 @@ def _said(arguments: argparse.Namespace) -> str:
 
 def _calibrate(
     arguments: argparse.Namespace, console: Console, command: str
-) -> tuple[Path, MeasuredProfile, list[str]]:
+) -> tuple[Path, MeasuredProfile, Calibration]:
     from harness.compose import compose
     from harness.config import ConfigError
     from harness.cost.measured import profile_name
@@ -108,7 +111,7 @@ def _calibrate(
                 console.print(f"  {line}", markup=False)
 
         calibration = Calibration(config, seconds=arguments.seconds, out=out, command=command, watch=watch)
-        return out, calibration.run(), calibration.failures
+        return out, calibration.run(), calibration
 
 
 def _fit(source: Path, arguments: argparse.Namespace, console: Console) -> int:
@@ -152,10 +155,15 @@ def _show(profile: MeasuredProfile, console: Console) -> None:
     console.print(table)
     roofline = Roofline(profile.model, profile.hardware, profile.tp, profile.weight_dtype, profile.kv_dtype)
     checked = cross_validate(ProfileCost(profile, roofline))
-    console.print(
-        f"Of steps that it was not told of, the cost model is off by {checked.median:.1%} (median), "
-        f"{checked.p95:.1%} (95th percentile)"
-    )
+    table = Table(title="the cost model at measured steps that it was not told of")
+    for column in ("", "points", "median error %", "p95 %", "median with its sign %"):
+        table.add_column(column, justify="right" if column else "left")
+    for kind in ("prefill", "decode", "mixed", "all"):
+        found = checked if kind == "all" else checked.of(kind)
+        if len(found.errors):
+            figures = (f"{found.median * 100:.1f}", f"{found.p95 * 100:.1f}", f"{found.bias * 100:+.1f}")
+            table.add_row(kind, str(len(found.errors)), *figures)
+    console.print(table)
 
 
 def _row(table: object, name: str, points: list[tuple[float, float]]) -> None:

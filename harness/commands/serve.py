@@ -120,6 +120,7 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         port=arguments.port,
         api_key=arguments.api_key,
         max_queued=arguments.max_queued,
+        stall_s=float(config.backend["stall_s"]),
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -144,6 +144,8 @@ def _show_stages(finding: Finding, console: Console) -> None:
 def _show_steps(steps: Steps, console: Console) -> None:
     from rich.table import Table
 
+    from harness.cost.profile import Origin
+
     table = Table(title="the real server's steps, and the cost model on the same batches")
     for column in ("", "steps", "real s", "model s", "error %", "each: median %", "p95 %"):
         table.add_column(column, justify="right" if column else "left")
@@ -163,6 +165,13 @@ def _show_steps(steps: Steps, console: Console) -> None:
             f"{np.percentile(each, 95):.1f}",
         )
     console.print(table)
+    if steps.origins:
+        total_s = float(steps.predicted_s.sum())
+        shares = []
+        for origin in get_args(Origin):
+            rows = np.array(steps.origins) == origin
+            shares.append(f"{rows.sum():,} {origin} ({steps.predicted_s[rows].sum() / total_s:.1%} of the seconds)")
+        console.print(f"The profile has these steps' seconds from: {', '.join(shares)}", markup=False)
 
 
 def _brief(errors: list[Error]) -> str:

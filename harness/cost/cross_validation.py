@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.cost.profile import Interpolation
+from harness.cost.profile import Interpolation, kind_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,10 +22,22 @@ class CrossValidation:
     Attributes:
         errors: (points,) relative, of each of the cost model's points; positive where it was too slow.
         outside: (points,) whether the point had more or less of some work than all that were left in.
+        kinds: (points,) ``prefill``, ``decode`` or ``mixed``.
     """
 
     errors: npt.NDArray[np.float64]
     outside: npt.NDArray[np.bool_]
+    kinds: npt.NDArray[np.str_]
+
+    def of(self, kind: str) -> CrossValidation:
+        """The same of one kind of steps."""
+        chosen = self.kinds == kind
+        return CrossValidation(self.errors[chosen], self.outside[chosen], self.kinds[chosen])
+
+    @property
+    def bias(self) -> float:
+        """The median of the errors with their signs."""
+        return float(np.median(self.errors))
 
     @property
     def median(self) -> float:
@@ -61,4 +73,4 @@ def cross_validate(cost: ProfileCost, folds: int = 20) -> CrossValidation:
         errors[left_out] = predicted / points.seconds[left_out] - 1.0
         least, most = known.amounts.min(axis=0), known.amounts.max(axis=0)
         outside[left_out] = ((points.amounts[left_out] < least) | (points.amounts[left_out] > most)).any(axis=1)
-    return CrossValidation(errors, outside)
+    return CrossValidation(errors, outside, np.array([kind_of(row) for row in points.amounts.tolist()]))

@@ -97,7 +97,7 @@ def hop_costs(points: Sequence[HostPoint]) -> dict[str, float]:
     """What was measured of :class:`harness.simulator.frontend.HopCosts`, by its names."""
     costs: dict[str, float] = {}
     if hop := fit_stage(points, "hop"):
-        costs["hop_s"] = hop.at(0, 0)
+        costs["hop_s"] = hop.at(1, 1)  # it is measured of one message alone
     for stage in ("receive", "tokenize", "detokenize", "send"):
         if cost := fit_stage(points, stage, by="tokens"):
             costs |= {f"{stage}_s": cost.fixed_s, f"{stage}_token_s": cost.token_s}

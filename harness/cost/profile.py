@@ -213,9 +213,12 @@ class ProfileCost(CostModel):
 
     def lead_s(self, shape: StepShape) -> float:
         """An eager launch, but for what a graph's takes as well: the inputs, which the first kernel waits for."""
-        if self._launches[True] is None and self._launches[False] is not None:
+        graph = self._launches[True]
+        if graph is None and self._launches[False] is not None:
             return 0.0  # an engine that hands over a step as a whole
-        return max(0.0, self.launch_s(shape, graph=False) - self.launch_s(shape, graph=True))
+        sequences = shape.prefill_sequences + shape.decode_sequences
+        inputs_s = self.roofline.launch_s(shape, graph=True) if graph is None else graph.at(sequences, sequences)
+        return max(0.0, self.launch_s(shape, graph=False) - inputs_s)
 
     def origin(self, shape: StepShape) -> Origin:
         """Where a step's seconds come from.
@@ -376,6 +379,14 @@ def _sum(fit: Additive, parts: Sequence[FloatArray]) -> FloatArray:
 def _phase(amounts: Sequence[float]) -> tuple[bool, bool]:
     """Whether a step prefills, and whether it decodes."""
     return amounts[_KINDS.index("prefill_sequences")] > 0, amounts[_KINDS.index("decode_sequences")] > 0
+
+
+def kind_of(amounts: Sequence[float]) -> str:
+    """``prefill``, ``decode`` or ``mixed``, by a step's amounts of work."""
+    prefills, decodes = _phase(amounts)
+    if not prefills:
+        return "decode"
+    return "mixed" if decodes else "prefill"
 
 
 def _ranges(amounts: FloatArray) -> dict[tuple[bool, bool], tuple[list[float], list[float]]]:

@@ -22,8 +22,8 @@ class StepShape:
             context, ``q * c + q * (q + 1) / 2``.
         prefill_context: KV tokens those chunks read: sum of ``c + q``.
         decode_sequences: Sequences that compute one token.
-        decode_rows: Rows the linear layers run for them: ``decode_sequences``, or more where a CUDA graph
-            pads.
+        decode_rows: Rows the linear layers run beside the prompt tokens': ``decode_sequences``, or more where a CUDA
+            graph pads.
         decode_context: KV tokens they read, their own new ones included.
         decode_max_context: KV tokens that the longest of them reads.
         sampled: Sequences whose next token is sampled (rows of the LM head).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from harness.live.player import Finish, News, ServerGoneError, Transport
+from harness.metrics.request_log import Counts
 from harness.workload import Workload
 from runtime.engine.params import SamplingParams
 from runtime.messages import Ended, Request, TokenPrompt, id_bytes
@@ -102,8 +103,10 @@ class DirectTransport(Transport):
             reason=ended.reason,
             error=ended.error,
             output_tokens=ended.output_tokens,
-            counts=(ended.cached_tokens, ended.chunks, ended.preemptions, ended.recomputed_tokens)
+            counts=Counts(
+                ended.cached_tokens, ended.chunks, ended.preemptions, ended.recomputed_tokens, ended.preempted_s
+            )
             if not math.isnan(ended.scheduled_s)
-            else (-1, -1, -1, -1),
+            else Counts(),
             moments=moments,
         )

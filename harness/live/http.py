@@ -37,12 +37,20 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
+class _Counts(msgspec.Struct):
+    chunks: int
+    preemptions: int
+    recomputed_tokens: int
+    preempted_s: float
+
+
 class _Event(msgspec.Struct):
     """What of a streamed completion we read; servers add more."""
 
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    moments: list[dict[str, float | None]] | None = None
+    moments: list[dict[str, float | None]] | None = None  # of our own server alone, as the next
+    counts: list[_Counts] | None = None
     error: Any = None
 
 
@@ -190,8 +198,13 @@ class HttpTransport(Transport):
         self._tell(News(row, 0, finish))
 
     async def _read(self, row: int, response: aiohttp.ClientResponse, finish: Finish, start_s: float) -> None:
-        """Read a stream to its end; ``finish`` becomes ok when it had one."""
+        """Read a stream to its end; ``finish`` becomes ok when it had one.
+
+        The chunk with the finish reason may bring a last token, or only text that was held back (half a character, the
+        beginning of a stop string): the usage behind it says which.
+        """
         chunks = 0
+        text_at_end = False
         async for line in response.content:
             if not line.startswith(_DATA):
                 continue
@@ -202,32 +215,35 @@ class HttpTransport(Transport):
             if event.error is not None:
                 finish.error = str(event.error)[:_MOST_ERROR]
                 return
-            tokens = sum(choice.finish_reason is None or bool(choice.text) for choice in event.choices)
+            tokens = sum(choice.finish_reason is None for choice in event.choices)
             for choice in event.choices:
                 if choice.finish_reason is not None:
                     known = choice.finish_reason in FINISH_REASONS
                     finish.reason = choice.finish_reason if known else None
                     finish.status = "ok"
+                    text_at_end = bool(choice.text)
             if event.usage is not None:
                 self._count(row, event.usage, finish)
             if event.moments:
                 told = event.moments[0]
                 finish.moments |= {name: s - start_s for name, s in told.items() if s is not None}
+            if event.counts:
+                finish.counts = finish.counts._replace(**msgspec.structs.asdict(event.counts[0]))
             if tokens:
                 chunks += tokens
                 self._tell(News(row, tokens, None))
-        finish.output_tokens = finish.output_tokens or chunks
+        finish.output_tokens = finish.output_tokens or chunks + text_at_end
         if finish.status != "ok":
             finish.error = "the stream ended without a finish_reason"
         elif finish.output_tokens > chunks:
-            self._tell(News(row, 1, None))  # the last one, that was no text of its own
+            self._tell(News(row, 1, None))
 
     def _count(self, row: int, usage: _Usage, finish: Finish) -> None:
         finish.output_tokens = usage.completion_tokens
         self.prompt_errors.append(usage.prompt_tokens - self._trace.prompt_tokens.item(row))
         details = usage.prompt_tokens_details
         if details is not None and details.cached_tokens is not None:
-            finish.counts = (details.cached_tokens, -1, -1, -1)
+            finish.counts = finish.counts._replace(cached_tokens=details.cached_tokens)
 
     def _tell(self, news: News) -> None:
         self._news.append(news)

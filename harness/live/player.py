@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from harness.live.token_times import TokenTimes
-from harness.metrics.request_log import RequestLog
+from harness.metrics.request_log import Counts, RequestLog
+from harness.metrics.schema import Array
+from harness.metrics.token_table import token_columns
 from harness.progress import Progress
 from harness.sending import Sending
 from harness.workload import Workload
@@ -31,7 +33,7 @@ class Finish:
         reason: Why the output ended, or None.
         error: The server's words, or None.
         output_tokens: Tokens that it says it produced.
-        counts: cached, chunks, preemptions, recomputed tokens; -1 unknown.
+        counts: What it counted, as far as it tells.
         moments: Of the eight those that the server tells, by column, seconds on the client's clock.
     """
 
@@ -39,7 +41,7 @@ class Finish:
     reason: str | None
     error: str | None
     output_tokens: int
-    counts: tuple[int, int, int, int] = (-1, -1, -1, -1)
+    counts: Counts = field(default_factory=Counts)
     moments: dict[str, float] = field(default_factory=dict)
 
 
@@ -111,11 +113,15 @@ class Player:
         workload: What to send.
         transport: The way to the server.
         drop_after_s: Give up when nothing at all has come for so long.
+        keep_tokens: Remember when each token came, for :meth:`tokens`.
     """
 
-    def __init__(self, workload: Workload, transport: Transport, drop_after_s: float) -> None:
+    def __init__(
+        self, workload: Workload, transport: Transport, drop_after_s: float, *, keep_tokens: bool = False
+    ) -> None:
         self.log = RequestLog(workload.trace)
-        self.times = TokenTimes()
+        self.times = TokenTimes(keep=keep_tokens)
+        self._keep_tokens = keep_tokens
         self._workload = workload
         self._transport = transport
         self._sending = Sending(workload)
@@ -134,6 +140,13 @@ class Player:
                 return Outcome(self._play(watch), None)
             except ServerGoneError as error:
                 return Outcome(False, str(error))
+
+    def tokens(self) -> dict[str, Array] | None:
+        """Base columns of the token table, or None where they were not kept."""
+        if not self._keep_tokens:
+            return None
+        request_ids = self._workload.trace.request_id
+        return token_columns((request_ids.item(row), times_s) for row, times_s in self.times.times_s())
 
     def _play(self, watch: Callable[[Progress], bool]) -> bool:
         transport, sending = self._transport, self._sending
@@ -189,7 +202,7 @@ class Player:
         times["itl_p50_s"][row], times["itl_p99_s"][row], times["itl_max_s"][row] = itl
         for moment, time_s in finish.moments.items():
             times[moment][row] = time_s
-        log.count(row, finish.output_tokens, *finish.counts)
+        log.count(row, finish.output_tokens, finish.counts)
         log.end(row, finish.status, finish.reason, finish.error)
         self._in_flight -= 1
         return self._sending.after(row, now_s)

@@ -19,6 +19,7 @@ from harness.metrics.schema import (
     NULL,
     REQUEST_COLUMNS,
     STEP_COLUMNS,
+    TOKEN_COLUMNS,
     Decisions,
     Kind,
 )
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from harness.metrics.schema import Array, Column, Columns
 
-REQUESTS, STEPS = "requests.parquet", "steps.parquet"
+REQUESTS, STEPS, TOKENS = "requests.parquet", "steps.parquet", "tokens.parquet"
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 
 
@@ -66,6 +67,19 @@ def write_steps(run_dir: Path, steps: Columns, decisions: Decisions | None) -> N
     arrays = {column.name: _to_arrow(column, steps) for column in STEP_COLUMNS if column.kind not in LIST_KINDS}
     arrays |= _decision_arrays(decisions, len(steps["step"]))
     _write_table(run_dir / STEPS, {column.name: arrays[column.name] for column in STEP_COLUMNS})
+
+
+def write_tokens(run_dir: Path, tokens: Columns) -> None:
+    """Write ``tokens.parquet``.
+
+    Args:
+        run_dir: The run directory, which exists.
+        tokens: As :func:`harness.metrics.schema.complete_tokens` gives them.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    _write_table(run_dir / TOKENS, {column.name: _to_arrow(column, tokens) for column in TOKEN_COLUMNS})
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
@@ -129,6 +143,17 @@ class Run:
             RunError: The run has none, or it cannot be read.
         """
         return _frame(self._table(STEPS))
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """The token table, one row a token.
+
+        Raises:
+            RunError: The run has none, or it cannot be read.
+        """
+        if not (self.path / TOKENS).is_file():
+            raise RunError(f"{self.path / TOKENS}: the run kept no times of tokens; run it with token_times=true")
+        return _frame(self._table(TOKENS))
 
     @cached_property
     def columns(self) -> dict[str, Array]:

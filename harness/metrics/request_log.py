@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.metrics.schema import FINISH_REASONS, NULL, STATUSES
 from harness.progress import Progress
+from runtime.scheduler import Sequence
 from traces.schema import Trace
 from traces.stats import ideal_cached_tokens
 
@@ -27,9 +28,39 @@ _TIMES = (
     "itl_p50_s",
     "itl_p99_s",
     "itl_max_s",
+    "preempted_s",
 )
-_COUNTS = ("cached_tokens", "chunks", "preemptions", "recomputed_tokens")
+_COUNTS = ("cached_tokens", "chunks", "preemptions", "recomputed_tokens")  # all of Counts but a time
 _UNFINISHED = STATUSES.index("unfinished")
+
+
+class Counts(NamedTuple):
+    """What a server counted for a request; what it does not tell is null.
+
+    Attributes:
+        cached_tokens: Prompt tokens found in the prefix cache at first admission.
+        chunks: Steps that its prefill took.
+        preemptions: Times it was preempted.
+        recomputed_tokens: Tokens computed again after that.
+        preempted_s: Between a preemption and the next admission, summed.
+    """
+
+    cached_tokens: int = NULL
+    chunks: int = NULL
+    preemptions: int = NULL
+    recomputed_tokens: int = NULL
+    preempted_s: float = float("nan")
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> Counts:
+        """What the scheduler has counted for a sequence."""
+        return cls(
+            sequence.hit_tokens,
+            sequence.chunks,
+            sequence.preemptions,
+            sequence.recomputed_tokens,
+            sequence.preempted_s,
+        )
 
 
 class RequestLog:
@@ -67,14 +98,12 @@ class RequestLog:
         self._error[row] = error
         self.ended += 1
 
-    def count(self, row: int, output_tokens: int, cached: int, chunks: int, preemptions: int, recomputed: int) -> None:
-        """What the server counted for a request, tokens but for chunks and preemptions."""
+    def count(self, row: int, output_tokens: int, counts: Counts) -> None:
+        """What the server counted for a request."""
         self._output_tokens[row] = output_tokens
-        counts = self._counts
-        counts["cached_tokens"][row] = cached
-        counts["chunks"][row] = chunks
-        counts["preemptions"][row] = preemptions
-        counts["recomputed_tokens"][row] = recomputed
+        for name, values in self._counts.items():
+            values[row] = getattr(counts, name)
+        self.times["preempted_s"][row] = counts.preempted_s
 
     def progress(self, clock_s: float, output_tokens: int) -> Progress:
         """A look at the run under way."""

@@ -160,6 +160,12 @@ STEP_COLUMNS: tuple[Column, ...] = (
     Column("left_ids", Kind.LIST_INT64, "request ids that decoded in the step before and do not here"),
 )
 
+TOKEN_COLUMNS: tuple[Column, ...] = (
+    _required("request_id", Kind.INT64, "whose token it is"),
+    _required("token", Kind.INT32, "position in the output, from 0"),
+    _required("client_s", Kind.FLOAT, "the client saw it"),
+)
+
 LIST_KINDS = (Kind.LIST_INT64, Kind.LIST_INT32)
 
 
@@ -257,6 +263,15 @@ def complete_steps(base: Columns) -> dict[str, Array]:
     """
     scalar = tuple(column for column in STEP_COLUMNS if column.kind not in LIST_KINDS)
     return _complete("steps", scalar, base, _STEP_DERIVATIONS)
+
+
+def complete_tokens(base: Columns) -> dict[str, Array]:
+    """The whole token table, as :func:`complete_requests` does it.
+
+    Raises:
+        SchemaError: As for :func:`complete_requests`.
+    """
+    return _complete("tokens", TOKEN_COLUMNS, base, {})
 
 
 def _complete(table: str, schema: tuple[Column, ...], base: Columns, derivations: Derivations) -> dict[str, Array]:

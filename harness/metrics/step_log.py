@@ -14,7 +14,7 @@ from runtime.scheduler import Batch, DecodeRun, Sequence
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-# What a record holds once for all of its steps, in this order.
+# What a record holds once for all of its steps, in this order; the last six are a Snapshot.
 _SHARED = (
     "steps",
     "prefill_tokens",
@@ -43,11 +43,14 @@ class StepTiming(NamedTuple):
 
 
 class RunTiming(NamedTuple):
-    """The same of a run of decode steps: (steps,) seconds, and what they share."""
+    """The same of a run of decode steps: (steps,) seconds, and what they share.
+
+    The device's wait is that for the first of them; for each other it is the time since the one before ended.
+    """
 
     start_s: FloatArray
     duration_s: FloatArray
-    gpu_wait_s: FloatArray
+    gpu_wait_s: float
     cpu_schedule_s: float
     padded_sequences: int
     graph: bool
@@ -71,10 +74,11 @@ class StepLog:
         self._pages = pages
         self.steps = 0
         self.decode_steps = 0
-        self._times = (array("d"), array("d"), array("d"))  # by step: start, duration, device wait
-        self._new_pages = array("q")  # by step, of runs; 0 for a step recorded as it stood when it was planned
-        self._shared = array("q")  # by record: _SHARED
-        self._schedule_s = array("d")  # by record
+        # A million requests are some twenty million steps: little is kept of each, and counts take 32 bits.
+        self._times = (array("d"), array("d"))  # by step: start, duration
+        self._new_pages = array("i")  # by step, of runs; 0 for a step recorded as it stood when it was planned
+        self._shared = array("i")  # by record: _SHARED
+        self._host = (array("d"), array("d"))  # by record: time to plan it, and the device's wait for its first step
         self._decodes: list[Sequence] = []  # of the last step that decoded
         self._prefill = (array("q"), array("q"), array("q"))  # step, request id, tokens
         self._joined = (array("q"), array("q"))  # step, request id
@@ -86,35 +90,20 @@ class StepLog:
         Returns:
             The sequences that decode in it and did not in the last step that decoded, and the other way round.
         """
-        chunks, decodes, now = batch.chunks, batch.decodes, batch.snapshot
+        chunks, decodes = batch.chunks, batch.decodes
         prefill_tokens = 0
         for chunk in chunks:
             prefill_tokens += chunk.tokens
             self._prefill[0].append(self.steps)
             self._prefill[1].append(chunk.sequence.request_id)
             self._prefill[2].append(chunk.tokens)
-        start_s, duration_s, wait_s = self._times
-        start_s.append(timing.start_s)
-        duration_s.append(timing.duration_s)
-        wait_s.append(timing.gpu_wait_s)
+        start_s, duration_s, wait_s, schedule_s, padded, graph = timing
+        starts, durations = self._times
+        starts.append(start_s)
+        durations.append(duration_s)
         self._new_pages.append(0)
-        self._shared.extend(
-            (
-                1,
-                prefill_tokens,
-                len(decodes),
-                len(chunks) + len(decodes),
-                timing.padded_sequences,
-                timing.graph,
-                now.waiting,
-                now.running,
-                now.free_pages,
-                now.evictable_pages,
-                now.evicted_pages,
-                now.preempted,
-            )
-        )
-        self._schedule_s.append(timing.cpu_schedule_s)
+        sequences = len(chunks) + len(decodes)
+        self._record((1, prefill_tokens, len(decodes), sequences, padded, graph, *batch.snapshot), schedule_s, wait_s)
         changes = self._changed(decodes) if decodes else ([], [])
         self.steps += 1
         self.decode_steps += bool(decodes)
@@ -122,45 +111,33 @@ class StepLog:
 
     def run(self, run: DecodeRun, timing: RunTiming) -> None:
         """Decode steps that repeat the last one recorded."""
-        now, sequences = run.before, len(run.batch.decodes)
-        start_s, duration_s, wait_s = self._times
-        start_s.frombytes(timing.start_s.tobytes())
-        duration_s.frombytes(timing.duration_s.tobytes())
-        wait_s.frombytes(timing.gpu_wait_s.tobytes())
+        sequences = len(run.batch.decodes)
+        start_s, duration_s, wait_s, schedule_s, padded, graph = timing
+        starts, durations = self._times
+        starts.frombytes(start_s.tobytes())
+        durations.frombytes(duration_s.tobytes())
         self._new_pages.frombytes(run.new_pages.tobytes())
-        self._shared.extend(
-            (
-                run.steps,
-                0,
-                sequences,
-                sequences,
-                timing.padded_sequences,
-                timing.graph,
-                now.waiting,
-                now.running,
-                now.free_pages,
-                now.evictable_pages,
-                0,
-                0,
-            )
-        )
-        self._schedule_s.append(timing.cpu_schedule_s)
+        self._record((run.steps, 0, sequences, sequences, padded, graph, *run.before), schedule_s, wait_s)
         self.steps += run.steps
         self.decode_steps += run.steps
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """The base columns, as :func:`harness.metrics.schema.complete_steps` takes them."""
-        records = np.frombuffer(self._shared, np.int64).reshape(-1, len(_SHARED))
-        steps = records[:, 0]
-        shared = {name: np.repeat(records[:, index], steps) for index, name in enumerate(_SHARED) if name != "steps"}
-        start_s, duration_s, wait_s = (np.frombuffer(column) for column in self._times)
+        records = np.frombuffer(self._shared, np.int32).reshape(-1, len(_SHARED))
+        steps, *columns = records.T.astype(np.int64)
+        shared = {name: np.repeat(values, steps) for name, values in zip(_SHARED[1:], columns, strict=True)}
+        start_s, duration_s = (np.frombuffer(column) for column in self._times)
+        schedule_s, first_wait_s = (np.frombuffer(column) for column in self._host)
+        first = steps.cumsum() - steps
+        wait_s = start_s.copy()
+        wait_s[1:] -= start_s[:-1] + duration_s[:-1]
+        wait_s[first] = first_wait_s
         # Within a run pages come from the free ones first, and then from the cache.
-        taken = _within(np.frombuffer(self._new_pages, np.int64), steps)
+        taken = _within(np.frombuffer(self._new_pages, np.int32), steps)
         evicted = np.maximum(taken - shared["pages_free"], 0)
         free = shared["pages_free"] - taken + evicted
         cached = shared["pages_cached"] - evicted
         evicted_pages = np.diff(evicted, prepend=0)
-        first = steps.cumsum() - steps
         evicted_pages[first] = evicted[first]
         return {
             "start_s": start_s,
@@ -171,7 +148,7 @@ class StepLog:
             "pages_cached": cached,
             "pages_free": free,
             "evicted_pages": shared["evicted_pages"] + evicted_pages,
-            "cpu_schedule_s": np.repeat(np.frombuffer(self._schedule_s), steps),
+            "cpu_schedule_s": np.repeat(schedule_s, steps),
             "gpu_wait_s": wait_s,
         }
 
@@ -191,14 +168,23 @@ class StepLog:
             left[1],
         )
 
+    def _record(self, shared: tuple[int, ...], schedule_s: float, wait_s: float) -> None:
+        self._shared.extend(shared)
+        self._host[0].append(schedule_s)
+        self._host[1].append(wait_s)
+
     def _changed(self, decodes: list[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
         last = self._decodes
         if decodes == last:
             return [], []
         self._decodes = decodes
-        before, after = set(last), set(decodes)
-        joined = [sequence for sequence in decodes if sequence not in before]
-        left = [sequence for sequence in last if sequence not in after]
+        if decodes[: len(last)] == last:
+            left, joined = [], decodes[len(last) :]
+        else:
+            after = set(decodes)
+            left = [sequence for sequence in last if sequence not in after]
+            before = set(last) if len(last) - len(left) < len(decodes) else after
+            joined = [sequence for sequence in decodes if sequence not in before]
         for changed, (steps, ids) in ((joined, self._joined), (left, self._left)):
             for sequence in changed:
                 steps.append(self.steps)
@@ -211,7 +197,7 @@ class StepLog:
         return offsets
 
 
-def _within(values: IntArray, steps: IntArray) -> IntArray:
+def _within(values: npt.NDArray[np.int32], steps: IntArray) -> IntArray:
     """Sums from the start of each record up to each of its steps."""
     total = values.cumsum()
     first = steps.cumsum() - steps

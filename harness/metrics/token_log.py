@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from harness.metrics.schema import Gaps
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 class TokenLog:
@@ -18,15 +20,19 @@ class TokenLog:
     All tokens of a decode step reach their clients at one time, so a request's tokens are the times of a run of decode
     steps: one span, or more where it sat steps out or was preempted; beside them the tokens that a prefill sampled.
     Decode steps are numbered by launch; their times come in the same order.
+
+    Args:
+        keep: Remember the tokens of closed requests, for :meth:`times_s`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = False) -> None:
         self._times = array("d")  # by decode step
         self._spans: dict[int, list[int]] = {}  # request id -> first, end, first, end, ... (end open while it decodes)
         self._prefilled: dict[int, list[float]] = {}  # request id -> times of tokens that a prefill sampled
         self._pooled_first = array("q")  # shared gaps of ended requests end with steps first ... end - 1
         self._pooled_end = array("q")
         self._lone_gaps = array("d")
+        self._closed: dict[int, tuple[list[int], list[float], int]] | None = {} if keep else None  # spans, lone, tokens
 
     def joined(self, request_id: int, decode_step: int) -> None:
         """From this decode step on the request gets a token in each."""
@@ -63,6 +69,8 @@ class TokenLog:
         """
         spans = self._spans.pop(request_id, [])
         lone = self._prefilled.pop(request_id, [])
+        if self._closed is not None:
+            self._closed[request_id] = spans, lone, output_tokens
         if output_tokens < 2:
             return (np.nan, np.nan, np.nan)
         if len(spans) % 2:
@@ -81,6 +89,20 @@ class TokenLog:
             gaps = self._broken_gaps(spans, lone, wanted, pool)
         gaps.sort()
         return (*_quantiles(gaps), float(gaps[-1]))
+
+    def times_s(self) -> Iterator[tuple[int, FloatArray]]:
+        """Request id, and when the client got each of its tokens so far: of closed requests, then of those under way.
+
+        Raises:
+            ValueError: They were not kept.
+        """
+        if self._closed is None:
+            raise ValueError("token times were not kept")
+        for request_id, (spans, lone, tokens) in self._closed.items():
+            yield request_id, self._tokens(spans, lone, tokens)
+        for request_id in dict.fromkeys([*self._prefilled, *self._spans]):
+            lone = self._prefilled.get(request_id, [])
+            yield request_id, self._tokens(self._spans.get(request_id, []), lone, None)
 
     def gaps(self) -> Gaps:
         """The pooled gaps of all requests closed with ``pool``."""
@@ -106,11 +128,22 @@ class TokenLog:
             self._pooled_first.append(first)
             self._pooled_end.append(end)
 
+    def _at(self, steps: IntArray) -> FloatArray:
+        """Times of decode steps, in order."""
+        return self._view(steps[0], steps[-1] + 1)[steps - steps[0]] if len(steps) else np.empty(0)
+
+    def _tokens(self, spans: list[int], lone: list[float], tokens: int | None) -> FloatArray:
+        """Times of a request's tokens; of all that came, where it is not known how many there are."""
+        if len(spans) % 2:
+            spans = [*spans, len(self._times)]
+        steps = _steps(spans)
+        steps = steps[steps < len(self._times)] if tokens is None else steps[: tokens - len(lone)]
+        return np.sort(np.concatenate([np.array(lone), self._at(steps)]))
+
     def _broken_gaps(self, spans: list[int], lone: list[float], wanted: int, pool: bool) -> FloatArray:
         """Gaps of a request whose tokens are not one run of steps: it was preempted, or sat steps out."""
-        runs = [np.arange(a, b) for a, b in zip(spans[::2], spans[1::2], strict=True)]
-        steps = np.concatenate([np.empty(0, np.int64), *runs])[:wanted]
-        decoded = self._view(steps[0], steps[-1] + 1)[steps - steps[0]] if len(steps) else np.empty(0)
+        steps = _steps(spans)[:wanted]
+        decoded = self._at(steps)
         times = np.concatenate([np.array(lone), decoded])
         steps = np.concatenate([np.full(len(lone), -2), steps])
         order = np.argsort(times, kind="stable")
@@ -122,6 +155,13 @@ class TokenLog:
                 self._pool(step, step + 1)
             self._lone_gaps.extend(gaps[~shared].tolist())
         return gaps
+
+
+def _steps(spans: list[int]) -> IntArray:
+    """The decode steps of a request's spans, in order."""
+    return np.concatenate(
+        [np.empty(0, np.int64), *(np.arange(a, b) for a, b in zip(spans[::2], spans[1::2], strict=True))]
+    )
 
 
 def _quantiles(ordered: FloatArray) -> tuple[float, float]:

@@ -1,1 +1,1 @@
-"""The server's simulated twin: one SimPy process for each process of the real server."""
+"""The server's simulated twin: a SimPy process where something is decided, a FIFO server for each other process."""

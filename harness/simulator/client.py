@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-import numpy as np
 from simpy.events import Event
 
-from harness.metrics.request_log import RequestLog
+from harness.metrics.request_log import Counts, RequestLog
 from harness.metrics.token_log import TokenLog
 from harness.sending import Sending
-from harness.simulator.environment import Environment, Mailbox
-from harness.simulator.frontend import HopCosts, Submission
+from harness.simulator.environment import Environment
+from harness.simulator.frontend import ApiServer, HopCosts, Submission
 from harness.workload import Workload
 from runtime.scheduler import Sequence
 from traces.prompts import PromptMaker
@@ -28,7 +27,7 @@ class Client:
         env: The clock.
         workload: What to send.
         prompts: Makes the token ids.
-        api: The API server's mailbox.
+        api: Where requests go.
         log: Request table to write.
         tokens: Token times to close.
         costs: Of the way to the server.
@@ -39,7 +38,7 @@ class Client:
         env: Environment,
         workload: Workload,
         prompts: PromptMaker,
-        api: Mailbox[Submission],
+        api: ApiServer,
         log: RequestLog,
         tokens: TokenLog,
         costs: HopCosts,
@@ -83,21 +82,14 @@ class Client:
 
     def note(self, row: int, sequence: Sequence) -> None:
         """Write down what the server has counted for a request."""
-        self._log.count(
-            row,
-            sequence.output_tokens,
-            sequence.hit_tokens,
-            sequence.chunks,
-            sequence.preemptions,
-            sequence.recomputed_tokens,
-        )
+        self._log.count(row, sequence.output_tokens, Counts.of(sequence))
 
     def _send(self, row: int, arrival_s: float) -> None:
         trace, prompts = self._workload.trace, self._prompts
         sequence = Sequence(
             trace.request_id.item(row),
             trace.prompt_tokens.item(row),
-            lambda: np.concatenate((prompts.prompt(row), prompts.output(row))),
+            lambda: prompts.dialogue(row),
             trace.max_tokens.item(row),
             foretold_tokens=trace.output_tokens.item(row),
             priority=trace.priority.item(row),
@@ -107,7 +99,7 @@ class Client:
         )
         self._log.arrival_s[row] = arrival_s
         self._log.times["sent_s"][row] = arrival_s
-        self._api.put(Submission(row, sequence, arrival_s + self._costs.client_s))
+        self._api.receive(Submission(row, sequence, arrival_s + self._costs.client_s))
 
     def _next(self, row: int, time_s: float) -> None:
         """Send what was waiting for this request, or for room."""

@@ -9,11 +9,10 @@ import numpy.typing as npt
 
 from harness.cost.shape import CostModel, StepShape
 from harness.metrics.step_log import RunTiming, StepTiming
-from runtime.scheduler import LONGEST_LEAP, Batch
+from runtime.scheduler import Batch
+from runtime.scheduler.graph_sizes import chunked_size, ladder
 
 FloatArray = npt.NDArray[np.float64]
-
-_COUNT = np.arange(LONGEST_LEAP + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +40,9 @@ class EngineOptions:
 
     Attributes:
         overlap: A step is scheduled and launched while the device runs the one before.
-        cuda_graph: Decode steps replay a CUDA graph, padded to the next size for which one was captured.
-        max_graph_sequences: The largest batch for which a graph was captured.
+        cuda_graph: Decode steps, and those with chunks of few tokens, replay a CUDA graph, padded to the next size for
+            which one was captured.
+        max_graph_sequences: The largest batch of decodes for which a graph was captured.
     """
 
     overlap: bool = True
@@ -50,12 +50,7 @@ class EngineOptions:
     max_graph_sequences: int = 256
 
 
-def graph_sizes(largest: int) -> list[int]:
-    """Batch sizes with a captured graph: 1, 2, 4, then multiples of 8 (mini-sglang), up to ``largest``."""
-    return sorted({size for size in (1, 2, 4, *range(8, largest + 1, 8), largest) if size <= largest})
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Foresight:
     """Decode steps ahead, were nothing to arrive.
 
@@ -63,22 +58,25 @@ class Foresight:
         timing: Of each.
         device_free_s: (steps,) when each ends.
         host_s: (steps,) when the host has committed a step (the one before, with overlap) and is ready for the next.
+        apart_s: Seconds between two of those, at least.
     """
 
     timing: RunTiming
     device_free_s: FloatArray
     host_s: FloatArray
+    apart_s: float
 
 
 class Shapes:
     """What a cost model is to know of a batch, and whether it replays a CUDA graph.
 
     Args:
-        options: Says for which batch sizes there are graphs.
+        options: Says for which steps there are graphs.
     """
 
     def __init__(self, options: EngineOptions) -> None:
-        sizes = graph_sizes(options.max_graph_sequences) if options.cuda_graph else []
+        self._cuda_graph = options.cuda_graph
+        sizes = ladder(options.max_graph_sequences) if options.cuda_graph else []
         # The graph that a batch of n sequences replays, by n; 0 for none.
         self._graphs = [0]
         for size in sizes:
@@ -88,26 +86,23 @@ class Shapes:
         decodes, chunks = len(batch.decodes), batch.chunks
         positions = batch.positions
         context = sum(positions) + decodes
-        longest = max(positions, default=-1) + 1
+        longest = max(positions) + 1 if positions else 0
         if not chunks:
             rows = self._graphs[decodes] if decodes < len(self._graphs) else 0
-            shape = StepShape(
-                decode_sequences=decodes,
-                decode_rows=rows or decodes,
-                decode_context=context,
-                decode_max_context=longest,
-                sampled=decodes,
-            )
-            return shape, rows > 0
-        tokens = pairs = read = sampled = 0
+            return StepShape(0, 0, 0, 0, decodes, rows or decodes, context, longest, decodes), rows > 0
+        tokens = pairs = read = sampled = longest_chunk = 0
         for chunk in chunks:
             count = chunk.tokens
+            end = chunk.start + count
             tokens += count
             pairs += count * chunk.start + count * (count + 1) // 2
-            read += chunk.start + count
+            read += end
             sampled += chunk.samples
-        shape = StepShape(len(chunks), tokens, pairs, read, decodes, decodes, context, longest, sampled + decodes)
-        return shape, False
+            longest_chunk = max(longest_chunk, end)
+        size = chunked_size(len(chunks), tokens, longest_chunk, decodes) if self._cuda_graph else 0
+        rows = size - tokens if size else decodes
+        shape = StepShape(len(chunks), tokens, pairs, read, decodes, rows, context, longest, sampled + decodes)
+        return shape, size > 0
 
 
 class StepSeconds:
@@ -123,9 +118,7 @@ class StepSeconds:
         self._shape = Shapes(options)
 
     def __call__(self, batch: Batch) -> float:
-        shape, graph = self._shape(batch)
-        step_s = self._cost.step_s(shape)
-        return step_s if graph else max(step_s, self._cost.launch_s(shape, graph))
+        return self._cost.busy_s(*self._shape(batch))
 
 
 class ModelledEngine:
@@ -157,15 +150,17 @@ class ModelledEngine:
         sequences = len(batch.chunks) + len(batch.decodes)
         schedule_s = self._schedule_s(sequences, shape)
         launch_s = self._cost.launch_s(shape, graph)
+        lead_s = 0.0 if graph else self._cost.lead_s(shape)
         step_s = self._cost.step_s(shape)
-        launched_s = host_s + (schedule_s + launch_s)
-        begun_s = self._device_free_s
-        start_s = launched_s if launched_s > begun_s else begun_s
-        duration_s = step_s if graph or step_s > launch_s else launch_s
+        ready_s = host_s + (schedule_s + launch_s - lead_s)
+        free_s = self._device_free_s
+        start_s = ready_s if ready_s > free_s else free_s
+        duration_s = step_s if step_s > lead_s else lead_s
         self._device_free_s = start_s + duration_s
-        padded = shape.decode_rows if graph else sequences
-        timing = StepTiming(start_s, duration_s, start_s - begun_s, schedule_s, padded, graph)
-        return launched_s, timing
+        # A step with chunks is padded by tokens, of no sequence.
+        padded = shape.decode_rows if graph and not batch.chunks else sequences
+        timing = StepTiming(start_s, duration_s, start_s - free_s, schedule_s, padded, graph)
+        return ready_s + lead_s, timing
 
     def commit(self, sampled: int, end_s: float, host_s: float) -> float:
         """Wait for a step that ends at ``end_s`` and commit it; returns when that is done."""
@@ -177,37 +172,36 @@ class ModelledEngine:
         They are the floats, added in the same order, that :meth:`launch` and :meth:`commit` would give one by one.
         """
         shape, graph = self._shape(batch)
-        sequences = len(batch.decodes)
+        sequences, last, longest = shape.decode_sequences, shape.decode_context, shape.decode_max_context
         launch_s = self._cost.launch_s(shape, graph)
+        lead_s = 0.0 if graph else self._cost.lead_s(shape)
         schedule_s = self._schedule_s(sequences, shape)
-        plan_s = schedule_s + launch_s
-        commit_s = self._commit_s(sequences)
-        ahead = _COUNT[1 : steps + 1]
-        context = ahead * sequences + shape.decode_context
-        longest = ahead + shape.decode_max_context
-        duration_s = self._cost.decode_s(sequences, shape.decode_rows, context, longest)
-        if not graph:
-            duration_s = np.maximum(duration_s, launch_s)
+        duration_s = self._cost.decode_s(
+            sequences,
+            shape.decode_rows,
+            np.arange(last + sequences, last + steps * sequences + 1, sequences),
+            np.arange(longest + 1, longest + steps + 1),
+        )
+        if lead_s:
+            duration_s = np.maximum(duration_s, lead_s)
+        shortest_s = float(duration_s.min())
+        plan_s, commit_s = schedule_s + launch_s - lead_s, self._commit_s(sequences)
+        if self.overlap:
+            times = _overlapped(host_s, self._device_free_s, duration_s, shortest_s, plan_s, lead_s, commit_s)
+        else:
+            times = _in_turn(host_s, duration_s, plan_s, commit_s)
+        start_s, end_s, host_after_s = times
         padded = shape.decode_rows if graph else sequences
-        clock = _overlapped if self.overlap else _in_turn
-        start_s, end_s, host_after_s = clock(host_s, self._device_free_s, duration_s, plan_s, commit_s)
-        wait_s = start_s.copy()
-        wait_s[0] -= self._device_free_s
-        wait_s[1:] -= end_s[:-1]
+        wait_s = start_s.item(0) - self._device_free_s
         timing = RunTiming(start_s, duration_s, wait_s, schedule_s, padded, graph)
-        return Foresight(timing, end_s, host_after_s)
+        # A step is committed at most lead_s after the one behind it began.
+        return Foresight(timing, end_s, host_after_s, shortest_s - lead_s)
 
     def repeat(self, foresight: Foresight, steps: int) -> RunTiming:
         """So many of the foreseen steps were run; returns their timing."""
         self._device_free_s = foresight.device_free_s.item(steps - 1)
-        timing = foresight.timing
-        if steps == len(timing.start_s):
-            return timing
-        return timing._replace(
-            start_s=timing.start_s[:steps],
-            duration_s=timing.duration_s[:steps],
-            gpu_wait_s=timing.gpu_wait_s[:steps],
-        )
+        start_s, duration_s, wait_s, schedule_s, padded, graph = foresight.timing
+        return RunTiming(start_s[:steps], duration_s[:steps], wait_s, schedule_s, padded, graph)
 
     def _schedule_s(self, sequences: int, shape: StepShape) -> float:
         costs, tokens = self._costs, shape.prefill_tokens + shape.decode_sequences
@@ -218,10 +212,12 @@ class ModelledEngine:
 
 
 def _in_turn(
-    host_s: float, device_free_s: float, duration_s: FloatArray, plan_s: float, commit_s: float
+    host_s: float, duration_s: FloatArray, plan_s: float, commit_s: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Starts, ends and the host's times without overlap: plan, run, commit, plan, run, commit, ..."""
-    del device_free_s  # the host waited for it
+    """Starts, ends and the host's times without overlap: plan, run, commit, plan, run, commit, ...
+
+    No step ends before it is launched, so that the host's lead plays no part.
+    """
     clock = np.empty(3 * len(duration_s) + 1)
     clock[0] = host_s
     clock[1::3] = plan_s
@@ -232,22 +228,32 @@ def _in_turn(
 
 
 def _overlapped(
-    host_s: float, device_free_s: float, duration_s: FloatArray, plan_s: float, commit_s: float
+    host_s: float,
+    device_free_s: float,
+    duration_s: FloatArray,
+    shortest_s: float,
+    plan_s: float,
+    lead_s: float,
+    commit_s: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The same with a step in flight: the host plans the next while the device runs, then waits for it and commits."""
+    steps = len(duration_s)
     # A thousandth to spare: the same comparison then comes out of the sums, whatever their rounding.
-    if host_s + plan_s <= device_free_s and plan_s + commit_s < 0.999 * duration_s.min():
-        ends = np.empty(len(duration_s) + 1)
+    launched_s = host_s + plan_s + lead_s
+    if launched_s <= device_free_s and plan_s + lead_s + commit_s < 0.999 * shortest_s:
+        ends = np.empty(steps + 1)
         ends[0] = device_free_s
         ends[1:] = duration_s
-        ends.cumsum(out=ends)
+        np.add.accumulate(ends, out=ends)
         start_s = ends[:-1]
-        return start_s, ends[1:], start_s + commit_s  # the device never waits
-    start_s, end_s, host_after_s = (np.empty(len(duration_s)) for _ in range(3))
+        return start_s, ends[1:], start_s + commit_s
+    start_s, end_s, host_after_s = (np.empty(steps) for _ in range(3))
     for index, duration in enumerate(duration_s.tolist()):
-        launched_s = host_s + plan_s
-        start = launched_s if launched_s > device_free_s else device_free_s
-        host_s = start + commit_s  # the step before has ended: the device was free
+        ready_s = host_s + plan_s
+        start = ready_s if ready_s > device_free_s else device_free_s
+        launched_s = ready_s + lead_s
+        # The host commits the step before, which has ended once the device was free.
+        host_s = (launched_s if launched_s > device_free_s else device_free_s) + commit_s
         device_free_s = start + duration
         start_s[index], end_s[index], host_after_s[index] = start, device_free_s, host_s
     return start_s, end_s, host_after_s

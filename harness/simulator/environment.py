@@ -51,29 +51,12 @@ class Mailbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, item: T, *, wake: bool = True) -> None:
-        """Queue an item, and wake the reader if it waits.
-
-        Args:
-            item: What to queue.
-            wake: False where nobody will act on it before the next item that wakes: it waits for that, and saves two
-                events.
-        """
+    def put(self, item: T) -> None:
+        """Queue an item, and wake the reader if it waits."""
         self._items.append(item)
-        if not wake:
-            return
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.succeed()
-
-    def filled(self) -> Event:
-        """An event for the reader to wait for: there is something to take."""
-        event = self._env.event()
-        if self._items:
-            event.succeed()
-        else:
-            self._waiting = event
-        return event
 
     def arrival(self) -> Event:
         """An event for the reader to wait for: the next item is put."""

@@ -1,19 +1,20 @@
 """The processes around the scheduler: API server, tokenizers, detokenizer, and the way back to the client.
 
-Each is one FIFO server: it takes a message when it is free and has it, and is busy for the message's cost. A message is
-passed on with the time at which it will be done, so that a hop costs one SimPy event.
+Each is one FIFO server: it takes a message when it is free and has it, and is busy for the message's cost. That fixes
+when it is done the moment the message is sent, so it passes the message on at once, with that time: messages reach each
+of them in order, and only where somebody decides something, at the scheduler and at the client, does a time become a
+SimPy event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isnan
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from simpy.events import Event
 
 from harness.metrics.request_log import RequestLog
 from harness.metrics.token_log import TokenLog
@@ -21,7 +22,6 @@ from harness.simulator.environment import Environment, Mailbox
 from runtime.scheduler import Sequence
 
 FloatArray = npt.NDArray[np.float64]
-Process = Generator[Event, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,6 @@ class Emission(NamedTuple):
     decoded: bool
     ended: list[tuple[int, Sequence]]
 
-    @property
-    def matters(self) -> bool:
-        """Whether a client may act on it, or shows it as progress: someone's first token, or last."""
-        return bool(self.prefilled or self.ended)
-
 
 class EmissionRun(NamedTuple):
     """The tokens of a run of decode steps, in none of which a sequence begins or ends.
@@ -98,110 +93,152 @@ class EmissionRun(NamedTuple):
     Attributes:
         times_s: (steps,) when the next process has each step's message.
         tokens: In each step.
+        apart_s: Seconds between two of them, at least.
     """
 
     times_s: FloatArray
     tokens: int
+    apart_s: float
 
 
-Output = Emission | EmissionRun
+class ApiServer:
+    """Receives requests and passes them to a tokenizer.
+
+    Args:
+        tokenizers: Where requests go.
+        log: Request table to write.
+        costs: Of its work.
+    """
+
+    def __init__(self, tokenizers: Tokenizers, log: RequestLog, costs: HopCosts) -> None:
+        self._tokenizers = tokenizers
+        self._received_s = log.times["received_s"]
+        self._costs = costs
+        self._free_s = 0.0
+
+    def receive(self, request: Submission) -> None:
+        """A client sent a request."""
+        row, sequence, at_s = request
+        costs, free_s = self._costs, self._free_s
+        self._received_s[row] = at_s
+        cost_s = costs.receive_s + costs.receive_token_s * sequence.prompt_tokens
+        self._free_s = done_s = (free_s if free_s > at_s else at_s) + cost_s
+        self._tokenizers.receive(Submission(row, sequence, done_s + costs.hop_s))
 
 
-def api_server(
-    inbox: Mailbox[Submission],
-    tokenizer: Mailbox[Submission],
-    log: RequestLog,
-    costs: HopCosts,
-) -> Process:
-    """Receives requests and passes them to a tokenizer."""
-    received_s = log.times["received_s"]
-    free_s = 0.0
-    while True:
-        yield inbox.filled()
-        for row, sequence, at_s in inbox.take():
-            received_s[row] = at_s
-            cost_s = costs.receive_s + costs.receive_token_s * sequence.prompt_tokens
-            free_s = max(free_s, at_s) + cost_s
-            tokenizer.put(Submission(row, sequence, free_s + costs.hop_s))
+class Tokenizers:
+    """Turn prompts into token ids, the tokenizer that is free first taking the next.
+
+    Args:
+        env: The clock.
+        scheduler: The scheduler's mailbox, where a request is put at the time when it is there.
+        log: Request table to write.
+        costs: Of their work.
+    """
+
+    def __init__(self, env: Environment, scheduler: Mailbox[Submission], log: RequestLog, costs: HopCosts) -> None:
+        self._env = env
+        self._scheduler = scheduler
+        self._tokenized_s = log.times["tokenized_s"]
+        self._costs = costs
+        self._free_s = [0.0] * costs.tokenizers
+
+    def receive(self, request: Submission) -> None:
+        """The API server passed a request on."""
+        row, sequence, at_s = request
+        costs, free_s = self._costs, self._free_s
+        first = free_s.index(min(free_s))
+        cost_s = costs.tokenize_s + costs.tokenize_token_s * sequence.prompt_tokens
+        free_s[first] = done_s = max(free_s[first], at_s) + cost_s
+        self._tokenized_s[row] = done_s
+        arrived = Submission(row, sequence, done_s + costs.hop_s)
+        self._env.at(arrived.at_s, lambda: self._scheduler.put(arrived))
 
 
-def tokenizers(
-    env: Environment,
-    inbox: Mailbox[Submission],
-    queue: Callable[[Submission], None],
-    log: RequestLog,
-    costs: HopCosts,
-) -> Process:
-    """Turn prompts into token ids, the tokenizer that is free first taking the next."""
-    tokenized_s = log.times["tokenized_s"]
-    free_s = [0.0] * costs.tokenizers
-    while True:
-        yield inbox.filled()
-        for row, sequence, at_s in inbox.take():
-            first = min(range(len(free_s)), key=free_s.__getitem__)
-            cost_s = costs.tokenize_s + costs.tokenize_token_s * sequence.prompt_tokens
-            free_s[first] = done_s = max(free_s[first], at_s) + cost_s
-            tokenized_s[row] = done_s
-            arrived = Submission(row, sequence, done_s + costs.hop_s)
-            env.at(arrived.at_s, lambda arrived=arrived: queue(arrived))  # type: ignore[misc]
+class Detokenizer:
+    """Turns output tokens into text.
+
+    Args:
+        api: Where text goes.
+        log: Request table to write.
+        costs: Of its work.
+    """
+
+    def __init__(self, api: ApiSender, log: RequestLog, costs: HopCosts) -> None:
+        self._api = api
+        self._detokenized_s = log.times["detokenized_s"]
+        self._costs = costs
+        self._free_s = 0.0
+
+    def receive(self, output: Emission) -> None:
+        """The scheduler sent a step's tokens."""
+        time_s, tokens, prefilled, decoded, ended = output
+        costs, free_s = self._costs, self._free_s
+        cost_s = costs.detokenize_s + costs.detokenize_token_s * tokens
+        self._free_s = done_s = (free_s if free_s > time_s else time_s) + cost_s
+        for row, _ in ended:
+            self._detokenized_s[row] = done_s
+        self._api.receive(Emission(done_s + costs.hop_s, tokens, prefilled, decoded, ended))
+
+    def receive_run(self, run: EmissionRun) -> None:
+        """The scheduler sent the tokens of a run of steps."""
+        costs = self._costs
+        done_s = _served(run, costs.detokenize_s + costs.detokenize_token_s * run.tokens, self._free_s)
+        self._free_s = done_s.item(-1)
+        self._api.receive_run(EmissionRun(done_s + costs.hop_s, run.tokens, run.apart_s))
 
 
-def detokenizer(inbox: Mailbox[Output], api: Mailbox[Output], log: RequestLog, costs: HopCosts) -> Process:
-    """Turns output tokens into text."""
-    detokenized_s = log.times["detokenized_s"]
-    free_s = 0.0
-    while True:
-        yield inbox.filled()
-        for output in inbox.take():
-            cost_s = costs.detokenize_s + costs.detokenize_token_s * output.tokens
-            if isinstance(output, EmissionRun):
-                done_s = _served(output.times_s, cost_s, free_s)
-                free_s = done_s.item(-1)
-                api.put(EmissionRun(done_s + costs.hop_s, output.tokens), wake=False)
-                continue
-            free_s = max(output.time_s, free_s) + cost_s
-            for row, _ in output.ended:
-                detokenized_s[row] = free_s
-            api.put(output._replace(time_s=free_s + costs.hop_s), wake=output.matters)
+class ApiSender:
+    """Streams text to the clients (the API server's other half); the client's view of every token is recorded here.
+
+    Args:
+        log: Request table to write.
+        tokens: Token times to write.
+        costs: Of its work.
+        ended: The client's, told of each request that ended: row, sequence, when it has the last token.
+    """
+
+    def __init__(
+        self, log: RequestLog, tokens: TokenLog, costs: HopCosts, ended: Callable[[int, Sequence, float], None]
+    ) -> None:
+        self._sent_back_s, self._first_s = log.times["sent_back_s"], log.times["client_first_token_s"]
+        self._tokens = tokens
+        self._costs = costs
+        self._ended = ended
+        self._free_s = 0.0
+
+    def receive(self, output: Emission) -> None:
+        """The detokenizer passed a step's text on."""
+        time_s, tokens, prefilled, decoded, ended = output
+        costs, free_s = self._costs, self._free_s
+        self._free_s = done_s = (free_s if free_s > time_s else time_s) + (costs.send_s + costs.send_token_s * tokens)
+        seen_s = done_s + costs.client_s
+        if decoded:
+            self._tokens.decoded(seen_s)
+        for row, request_id in prefilled:
+            self._tokens.prefilled(request_id, seen_s)
+            if isnan(self._first_s[row]):
+                self._first_s[row] = seen_s
+        for row, sequence in ended:
+            self._sent_back_s[row] = done_s
+            self._ended(row, sequence, seen_s)
+
+    def receive_run(self, run: EmissionRun) -> None:
+        """The detokenizer passed the text of a run of steps on."""
+        costs = self._costs
+        done_s = _served(run, costs.send_s + costs.send_token_s * run.tokens, self._free_s)
+        self._free_s = done_s.item(-1)
+        self._tokens.decoded_run(done_s + costs.client_s)
 
 
-def api_sender(
-    inbox: Mailbox[Output],
-    log: RequestLog,
-    tokens: TokenLog,
-    costs: HopCosts,
-    ended: Callable[[int, Sequence, float], None],
-) -> Process:
-    """Streams text to the clients (the API server's other half); the client's view of every token is recorded here."""
-    sent_back_s, first_s = log.times["sent_back_s"], log.times["client_first_token_s"]
-    free_s = 0.0
-    while True:
-        yield inbox.filled()
-        for output in inbox.take():
-            cost_s = costs.send_s + costs.send_token_s * output.tokens
-            if isinstance(output, EmissionRun):
-                done_s = _served(output.times_s, cost_s, free_s)
-                free_s = done_s.item(-1)
-                tokens.decoded_run(done_s + costs.client_s)
-                continue
-            free_s = max(output.time_s, free_s) + cost_s
-            seen_s = free_s + costs.client_s
-            if output.decoded:
-                tokens.decoded(seen_s)
-            for row, request_id in output.prefilled:
-                tokens.prefilled(request_id, seen_s)
-                if isnan(first_s[row]):
-                    first_s[row] = seen_s
-            for row, sequence in output.ended:
-                sent_back_s[row] = free_s
-                ended(row, sequence, seen_s)
-
-
-def _served(arrivals_s: FloatArray, cost_s: float, free_s: float) -> FloatArray:
-    """When a FIFO server with one cost is done with each arrival (Lindley's recursion)."""
-    done_s = arrivals_s + cost_s
-    if arrivals_s[0] >= free_s and (arrivals_s[1:] >= done_s[:-1]).all():
+def _served(run: EmissionRun, cost_s: float, free_s: float) -> FloatArray:
+    """When a FIFO server with one cost is done with each message (Lindley's recursion)."""
+    times_s = run.times_s
+    done_s = times_s + cost_s
+    # A thousandth to spare: whatever the rounding, none comes before the one ahead of it is done.
+    apart = cost_s < 0.999 * run.apart_s or (times_s[1:] >= done_s[:-1]).all()
+    if apart and times_s.item(0) >= free_s:
         return done_s
-    for index, arrival_s in enumerate(arrivals_s.tolist()):
-        done_s[index] = free_s = max(arrival_s, free_s) + cost_s
+    for index, time_s in enumerate(times_s.tolist()):
+        done_s[index] = free_s = max(time_s, free_s) + cost_s
     return done_s

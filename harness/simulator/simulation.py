@@ -14,15 +14,7 @@ from harness.progress import Progress
 from harness.simulator.client import Client
 from harness.simulator.engine import EngineOptions, ModelledEngine, SchedulerCosts
 from harness.simulator.environment import Environment, Mailbox
-from harness.simulator.frontend import (
-    HopCosts,
-    Output,
-    Submission,
-    api_sender,
-    api_server,
-    detokenizer,
-    tokenizers,
-)
+from harness.simulator.frontend import ApiSender, ApiServer, Detokenizer, HopCosts, Submission, Tokenizers
 from harness.simulator.worker import Worker
 from harness.workload import Workload
 from policies import Policy
@@ -68,24 +60,24 @@ class Simulation:
         scheduler: The core.
     """
 
-    def __init__(self, workload: Workload, server: ServerModel, policy: Policy) -> None:
+    def __init__(self, workload: Workload, server: ServerModel, policy: Policy, *, keep_tokens: bool = False) -> None:
         self.env = env = Environment()
         self.requests = RequestLog(workload.trace)
         self.steps = StepLog(server.scheduler.pages)
-        self.tokens = TokenLog()
+        self.tokens = TokenLog(keep=keep_tokens)
         self.scheduler = (LeapingScheduler if server.leap else Scheduler)(server.scheduler, policy)
 
-        api: Mailbox[Submission] = Mailbox(env)
-        tokenizer: Mailbox[Submission] = Mailbox(env)
-        detokenizing: Mailbox[Output] = Mailbox(env)
-        sending: Mailbox[Output] = Mailbox(env)
+        arrivals: Mailbox[Submission] = Mailbox(env)  # at the scheduler
         prompts = PromptMaker(workload.trace, server.vocab_size, workload.prompt_seed)
+        api = ApiServer(Tokenizers(env, arrivals, self.requests, server.hops), self.requests, server.hops)
         client = Client(env, workload, prompts, api, self.requests, self.tokens, server.hops)
+        sender = ApiSender(self.requests, self.tokens, server.hops, client.row_ended)
         worker = Worker(
             env,
             self.scheduler,
             ModelledEngine(server.cost, server.options, server.loop),
-            detokenizing,
+            arrivals,
+            Detokenizer(sender, self.requests, server.hops),
             client.row_refused,
             self.requests,
             self.steps,
@@ -93,11 +85,7 @@ class Simulation:
             server.hops,
             gather=workload.at_once,
         )
-        env.process(api_server(api, tokenizer, self.requests, server.hops))
-        env.process(tokenizers(env, tokenizer, worker.queue, self.requests, server.hops))
         env.process(worker.run())
-        env.process(detokenizer(detokenizing, sending, self.requests, server.hops))
-        env.process(api_sender(sending, self.requests, self.tokens, server.hops, client.row_ended))
         env.process(client.run())
         self._client = client
         self._worker = worker

@@ -12,7 +12,7 @@ from harness.metrics.step_log import StepLog
 from harness.metrics.token_log import TokenLog
 from harness.simulator.engine import Foresight, ModelledEngine
 from harness.simulator.environment import Environment, Mailbox
-from harness.simulator.frontend import Emission, EmissionRun, HopCosts, Output, Submission
+from harness.simulator.frontend import Detokenizer, Emission, EmissionRun, HopCosts, Submission
 from runtime.scheduler import Batch, DecodeRun, Scheduler, Sequence, StepOutputs
 from runtime.scheduler.loop import (
     Arrive,
@@ -37,6 +37,7 @@ class Worker:
         env: The clock.
         scheduler: The core.
         engine: Plays the device, and says what the host spends.
+        inbox: Where tokenized requests come.
         detokenizer: Where tokens go.
         refused: Told of a request that was refused: row, sequence, message, time.
         requests: Request table to write.
@@ -52,7 +53,8 @@ class Worker:
         env: Environment,
         scheduler: Scheduler,
         engine: ModelledEngine,
-        detokenizer: Mailbox[Output],
+        inbox: Mailbox[Submission],
+        detokenizer: Detokenizer,
         refused: Callable[[int, Sequence, str, float], None],
         requests: RequestLog,
         steps: StepLog,
@@ -63,6 +65,7 @@ class Worker:
         self._env = env
         self._scheduler = scheduler
         self._engine = engine
+        self._inbox = inbox
         self._detokenizer = detokenizer
         self._refused = refused
         self._times = requests.times
@@ -70,14 +73,8 @@ class Worker:
         self._tokens = tokens
         self._hop_s = hops.hop_s
         self._gather = gather
-        self.inbox: Mailbox[Message] = Mailbox(env)
         self._rows: dict[int, int] = {}  # request id -> row, of the requests in the server
         self._host_s = 0.0
-
-    def queue(self, arrived: Submission) -> None:
-        """A tokenized request reaches the scheduler."""
-        self._rows[arrived.sequence.request_id] = arrived.row
-        self.inbox.put(Arrive(arrived.sequence))
 
     def unfinished(self) -> list[tuple[int, Sequence]]:
         """Row and sequence of every request in the scheduler."""
@@ -113,7 +110,7 @@ class Worker:
             effect = loop.send(answer)
 
     def _receive(self, wait: bool) -> Generator[Event, None, tuple[float, list[Message]]]:
-        env, inbox = self._env, self.inbox
+        env, inbox = self._env, self._inbox
         if self._host_s > env.now:
             yield env.until(self._host_s)
         if wait:
@@ -121,8 +118,12 @@ class Worker:
                 yield inbox.arrival()
             self._gather = 0
             yield env.until(env.now)  # all that arrive at this very time
-        self._host_s = env.now
-        return env.now, inbox.take()
+        self._host_s = now = env.now
+        messages: list[Message] = []
+        for row, sequence, _ in inbox.take():
+            self._rows[sequence.request_id] = row
+            messages.append(Arrive(sequence))
+        return now, messages
 
     def _launch(self, batch: Batch) -> float:
         now = self._host_s
@@ -150,12 +151,13 @@ class Worker:
             row = rows.pop(sequence.request_id)
             self._times["last_token_s"][row] = now
             ended.append((row, sequence))
-        emission = Emission(now + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended)
-        self._detokenizer.put(emission, wake=emission.matters)
+        self._detokenizer.receive(
+            Emission(now + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended)
+        )
 
     def _pass_time(self, foresight: Foresight) -> Generator[Event, None, int]:
         """Wait until the foreseen steps are over or a message comes; returns how many steps that is."""
-        env, inbox, host_s = self._env, self.inbox, foresight.host_s
+        env, inbox, host_s = self._env, self._inbox, foresight.host_s
         if inbox:
             return 0
         yield inbox.filled_until(host_s.item(-1))
@@ -170,7 +172,7 @@ class Worker:
         self._steps.run(run, self._engine.repeat(foresight, run.steps))
         host_s = foresight.host_s[: run.steps]
         self._host_s = host_s.item(-1)
-        self._detokenizer.put(EmissionRun(host_s + self._hop_s, len(run.batch.decodes)), wake=False)
+        self._detokenizer.receive_run(EmissionRun(host_s + self._hop_s, len(run.batch.decodes), foresight.apart_s))
         return foresight.device_free_s.item(run.steps - 1)
 
     def _end(self, ended: Ended) -> None:

@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -87,7 +88,8 @@ def _hydra() -> Iterator[ConfigLoader]:
 def _parse(words: Sequence[str], loader: ConfigLoader) -> tuple[list[str], list[list[str]]]:
     """The overrides of one value, and for each knob of several its overrides."""
     given: dict[str, list[str]] = {}
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(words)):
+    parser = OverridesParser.create(config_loader=loader)
+    for override in parser.parse_overrides([*_study(parser.parse_overrides(list(words)), loader), *words]):
         key = override.get_key_element()
         if key.startswith("hydra") or key == "name":
             raise ConfigError(f"{override.input_line}: a sweep sets this itself; --out DIR says where it goes")
@@ -101,6 +103,18 @@ def _parse(words: Sequence[str], loader: ConfigLoader) -> tuple[list[str], list[
             raise ConfigError(f"{override.input_line}: has no value, so there is nothing to run")
     fixed = [values[0] for values in given.values() if len(values) == 1]
     return fixed, [values for values in given.values() if len(values) > 1]
+
+
+def _study(overrides: Sequence[Override], loader: ConfigLoader) -> list[str]:
+    """The words of ``experiment=NAME``: what ``harness run`` would sweep there; those of the command come behind."""
+    studies = [override for override in overrides if override.get_key_element() == "experiment"]
+    if not studies:
+        return []
+    chosen = studies[-1]
+    if chosen.is_sweep_override():
+        raise ConfigError(f"{chosen.input_line}: each sweeps knobs of its own; name one experiment")
+    config = loader.load_configuration("config", [str(chosen.input_line)], RunMode.MULTIRUN)
+    return [f"{knob}={values}" for knob, values in (config.hydra.sweeper.params or {}).items()]
 
 
 class _Composer:

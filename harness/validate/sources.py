@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from harness.backends.sim import server_model
 from harness.config import ExperimentConfig
+from harness.cost.profile import Origin, ProfileCost
 from harness.cost.shape import CostModel, StepShape
 from harness.decisions import Difference, first_difference
 from harness.metrics.schema import ended_ok
@@ -76,6 +77,7 @@ class Steps:
         real_s: (steps,) seconds that each took.
         predicted_s: (steps,) the same by the cost model.
         difference: Where the core on recorded timing parts from the real decisions, or None.
+        origins: Of each, where a measured profile has its seconds from; empty with another cost model.
     """
 
     shapes: list[StepShape]
@@ -83,6 +85,7 @@ class Steps:
     real_s: FloatArray
     predicted_s: FloatArray
     difference: Difference | None
+    origins: list[Origin] = field(default_factory=list)
 
     def kinds(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Which steps prefill, which only decode, and which do both."""
@@ -131,7 +134,8 @@ def recorded_steps(real: Recording, twin_config: ExperimentConfig) -> Steps:
     predicted_s = [cost.busy_s(shape, graph) for shape, graph in zip(shapes, graphs, strict=True)]
     real_s = np.asarray((real.record.steps or {})["duration_s"])[: len(shapes)]
     difference = first_difference(real.record, replayed)
-    return Steps(shapes, np.array(graphs, bool), real_s, np.array(predicted_s), difference)
+    origins = [cost.origin(shape) for shape in shapes] if isinstance(cost, ProfileCost) else []
+    return Steps(shapes, np.array(graphs, bool), real_s, np.array(predicted_s), difference, origins)
 
 
 class RecordedCost(CostModel):

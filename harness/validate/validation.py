@@ -290,7 +290,8 @@ def write(found: Validation, out: Path) -> None:
     if found.steps is not None:
         steps = found.steps
         columns = as_columns(steps.shapes) | {"graph": steps.graph, "real_s": steps.real_s}
-        table = pa.table(columns | {"predicted_s": steps.predicted_s})
+        columns |= {"predicted_s": steps.predicted_s} | ({"origin": steps.origins} if steps.origins else {})
+        table = pa.table(columns)
         pq.write_table(table, out / "steps.parquet", compression="zstd")
     plot_distributions({"real": found.real[0], **found.twins}, out / "cdf.png")
     plot_quantiles(found.real, found.twins, out / "qq.png")

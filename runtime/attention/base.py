@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,22 @@ class Attention(ABC):
     @abstractmethod
     def plan(self, metadata: AttentionMetadata) -> AttentionStep:
         """Prepare a step: what all layers share."""
+
+
+class ChunkedLimits(NamedTuple):
+    """What a captured step with chunks has room for.
+
+    Attributes:
+        tokens: Of all.
+        chunks: Sequences that compute a chunk.
+        chunk_pages: Pages that these read, all together.
+        decodes: Sequences that decode.
+    """
+
+    tokens: int
+    chunks: int
+    chunk_pages: int
+    decodes: int
 
 
 class GraphStep(AttentionStep):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from runtime.attention.base import GpuAttention
 from runtime.layers.parts import Placement
+
+if TYPE_CHECKING:
+    from runtime.attention.triton import TritonAttention
 
 NAMES = ("flashinfer", "triton", "torch")
 
@@ -92,15 +95,26 @@ def gpu_attention(choice: AttentionChoice, kv: Tensor, page_size: int, heads: in
     return SplitAttention(_make(choice.prefill, kv, page_size, heads), _make(choice.decode, kv, page_size, heads))
 
 
+def chunked_attention(kv: Tensor, page_size: int, heads: int) -> TritonAttention:
+    """The one backend whose steps with chunks can be captured in CUDA graphs.
+
+    Args:
+        kv: (layers, 2, slots, KV heads, head_dim): the KV pool, on a GPU.
+        page_size: Tokens a page.
+        heads: Query heads of this rank.
+    """
+    from runtime.attention.triton import TritonAttention
+
+    return TritonAttention(kv, page_size, heads)
+
+
 def _make(name: str, kv: Tensor, page_size: int, heads: int) -> GpuAttention:
     # Neither is there on a machine without a GPU.
     if name == "flashinfer":
         from runtime.attention.flashinfer import FlashInferAttention
 
         return FlashInferAttention(kv, page_size, heads)
-    from runtime.attention.triton import TritonAttention
-
-    return TritonAttention(kv, page_size, heads)
+    return chunked_attention(kv, page_size, heads)
 
 
 def _flashinfer_is_compiled(placement: Placement, head_dim: int) -> bool:

@@ -10,7 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from runtime.attention.base import AttentionMetadata, AttentionStep, GpuAttention, GraphStep, IntArray
+from runtime.attention.base import (
+    AttentionMetadata,
+    AttentionStep,
+    ChunkedLimits,
+    GpuAttention,
+    GraphStep,
+    IntArray,
+)
 from runtime.attention.tables import aligned, fill_starts, joined
 from runtime.kernels.launch import OVERLAP_TOKENS
 from runtime.kernels.paged_attention import SPLIT_TOKENS, AttentionShape, AttentionTables, decode, prefill
@@ -44,7 +51,8 @@ class TritonAttention(GpuAttention):
     def plan(self, metadata: AttentionMetadata) -> AttentionStep:
         queries, lengths, split = metadata.query_lengths, metadata.lengths, metadata.prefills
         prefills, decodes = slice(0, split), slice(split, len(lengths))
-        chunks = self._prefill_work(queries[prefills], lengths[prefills], metadata.pages[prefills])
+        tiles = int((-(-queries[prefills] // self.shape.tile_queries)).sum())
+        chunks = self.chunk_work(queries[prefills], lengths[prefills], metadata.pages[prefills], tiles)
         singles = self.decode_work(lengths[decodes], metadata.pages[decodes])
         return _EagerStep(self, metadata.slots, int(queries[prefills].sum()), chunks, singles)
 
@@ -53,6 +61,28 @@ class TritonAttention(GpuAttention):
 
     def table_entries(self, size: int, columns: int) -> int:
         return aligned(_Layout(size, self.most_items(size)).pages + size * columns)
+
+    def chunked_step(self, most: ChunkedLimits, slots: Tensor, tables: Tensor) -> TritonChunkedStep:
+        """A step with chunks, to capture in a CUDA graph and to plan anew before each replay.
+
+        Args:
+            most: What it has room for; it has exactly so many tokens.
+            slots: (tokens,) int64 on the device, at an address that stays.
+            tables: int32 on the device, :meth:`chunked_entries` long at least; steps that run in turn may share it.
+        """
+        return TritonChunkedStep(self, most, slots, tables)
+
+    def chunked_entries(self, most: ChunkedLimits, columns: int) -> int:
+        """Entries of the tables of a step with chunks, where the longest decode has ``columns`` pages."""
+        return self.chunk_entries(most) + self.table_entries(most.decodes, columns)
+
+    def chunk_entries(self, most: ChunkedLimits) -> int:
+        """Of those, the chunks', which stand first."""
+        return aligned(_Layout(most.chunks, self.most_tiles(most)).pages + most.chunk_pages)
+
+    def most_tiles(self, most: ChunkedLimits) -> int:
+        """Tiles that the chunks' queries are cut into at most."""
+        return most.tokens // self.shape.tile_queries + most.chunks
 
     def most_items(self, sequences: int) -> int:
         """Parts that the KV of so many decodes is split into at most: enough to fill the GPU."""
@@ -64,11 +94,11 @@ class TritonAttention(GpuAttention):
         items, chunk = split_kv(lengths, most)
         return _Work(self.kv.device, lengths, np.ones_like(lengths), pages, self.page_size, items, chunk, most)
 
-    def _prefill_work(self, queries: IntArray, lengths: IntArray, pages: npt.NDArray[np.int32]) -> _Work:
+    def chunk_work(self, queries: IntArray, lengths: IntArray, pages: npt.NDArray[np.int32], most_tiles: int) -> _Work:
         """Tiles of queries; those that see most stand first, so that none of them is left for the end."""
         tile = self.shape.tile_queries
         items = -(-queries // tile)
-        work = _Work(self.kv.device, lengths, queries, pages, self.page_size, items, tile, int(items.sum()))
+        work = _Work(self.kv.device, lengths, queries, pages, self.page_size, items, tile, most_tiles)
         seen = (lengths - queries)[work.item_sequences] + work.item_parts * tile
         order = np.argsort(-seen, kind="stable")
         work.item_sequences[:], work.item_parts[:] = work.item_sequences[order], work.item_parts[order]
@@ -109,8 +139,11 @@ class _Layout:
 class _Work:
     """A part of a step, prefills or decodes, as the kernels read it, on the host.
 
+    The last sequences may have no pages, and no row of ``pages``.
+
     Attributes:
         host: int32, pinned: all tables.
+        query_starts: (sequences + 1,) a view of it.
         items: How many.
         item_sequences: (items,) a view of it.
         item_parts: (items,) another.
@@ -134,19 +167,19 @@ class _Work:
         self._device = device
         self.items = int(items.sum())
         flat = self.host.numpy()
-        limits, seen, query_starts, page_starts, item_starts, sequences, parts = (
+        limits, seen, self.query_starts, page_starts, item_starts, sequences, parts = (
             flat[start : start + size] for start, size in zip(self._layout.starts, self._layout.sizes, strict=False)
         )
         limits[:] = self.items, chunk
         seen[:] = lengths
-        fill_starts(query_starts, queries)
+        fill_starts(self.query_starts, queries)
         fill_starts(page_starts, counts)
         fill_starts(item_starts, items)
         self.item_sequences, self.item_parts = sequences[: self.items], parts[: self.items]
         self.item_sequences[:] = np.repeat(np.arange(len(lengths)), items)
         self.item_parts[:] = np.arange(self.items) - np.repeat(item_starts[:-1], items)
-        if len(lengths):
-            joined(pages, counts, out=flat[self._layout.pages : used])
+        if len(pages):
+            joined(pages, counts[: len(pages)], out=flat[self._layout.pages : used])
 
     def on_device(self) -> tuple[AttentionTables, int]:
         """The tables there, and the number of items."""
@@ -195,4 +228,52 @@ class TritonGraphStep(GraphStep):
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         shape = self._attention.shape
         decode(q, keys, values, out, self._tables, self._most_items, shape, overlap_launch=self._overlap)
+        return out
+
+
+class TritonChunkedStep(AttentionStep):
+    """A fixed number of tokens: chunks of prompts, then decodes; see :meth:`TritonAttention.chunked_step`.
+
+    As many programs as there may be tiles, and parts of decodes' KV; those too many end at once.
+    """
+
+    def __init__(self, attention: TritonAttention, most: ChunkedLimits, slots: Tensor, tables: Tensor) -> None:
+        super().__init__(attention.kv, slots)
+        self._attention = attention
+        self._most = most
+        self._most_tiles, self._most_items = attention.most_tiles(most), attention.most_items(most.decodes)
+        split = attention.chunk_entries(most)
+        self._flat = tables[:split], tables[split:]
+        self._chunks = _Layout(most.chunks, self._most_tiles).tables(self._flat[0])
+        self._singles = _Layout(most.decodes, self._most_items).tables(self._flat[1])
+        self._overlap = attention.overlap_launch and most.tokens <= OVERLAP_TOKENS
+
+    def plan(self, queries: IntArray, lengths: IntArray, pages: npt.NDArray[np.int32], prefills: int) -> None:
+        """Prepare the next run, without waiting for the one before.
+
+        Args:
+            queries: (sequences,) tokens that each computes.
+            lengths: (sequences,) tokens that the last of those attends to.
+            pages: (sequences, columns) pages of each one's row; behind its length they mean nothing.
+            prefills: How many of the sequences, the first, compute a chunk.
+        """
+        most, work = self._most, self._attention
+        no_chunks, no_decodes = most.chunks - prefills, most.decodes - (len(lengths) - prefills)
+        chunks = work.chunk_work(
+            np.pad(queries[:prefills], (0, no_chunks)),
+            np.pad(lengths[:prefills], (0, no_chunks)),
+            pages[:prefills],
+            self._most_tiles,
+        )
+        singles = work.decode_work(np.pad(lengths[prefills:], (0, no_decodes)), pages[prefills:])
+        singles.query_starts += int(queries[:prefills].sum())  # behind the chunks' tokens
+        for table, part in zip(self._flat, (chunks, singles), strict=True):
+            table[: len(part.host)].copy_(part.host, non_blocking=True)
+
+    def attend(self, layer: int, q: Tensor) -> Tensor:
+        keys, values = self.kv(layer)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        shape = self._attention.shape
+        prefill(q, keys, values, out, self._chunks, self._most_tiles, shape)
+        decode(q, keys, values, out, self._singles, self._most_items, shape, overlap_launch=self._overlap)
         return out

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from runtime.attention.base import AttentionMetadata
 from runtime.attention.choose import AttentionChoice, gpu_attention
+from runtime.engine.chunk_graphs import ChunkGraphs
 from runtime.engine.clock import DeviceClock
 from runtime.engine.engine import Engine, StepResult, StepRun
 from runtime.engine.graphs import DecodeGraphs
@@ -24,6 +25,7 @@ from runtime.models.config import ModelConfig
 from runtime.models.decoder import CausalLm
 from runtime.scheduler.batch import Batch
 from runtime.scheduler.config import SchedulerConfig
+from runtime.scheduler.graph_sizes import chunked_size
 from runtime.transfer import to_device, to_host
 
 
@@ -63,7 +65,7 @@ class CudaEngine(Engine[CudaTicket]):
         scheduler: Sizes.
         table: (max_running, max_row_pages) int32: the scheduler's page table, read at each launch.
         attention: Backends.
-        cuda_graph: Whether steps that only decode run as CUDA graphs.
+        cuda_graph: Whether steps that only decode, and those with chunks of few tokens, run as CUDA graphs.
     """
 
     def __init__(
@@ -88,15 +90,27 @@ class CudaEngine(Engine[CudaTicket]):
         self._sampler = Sampler(scheduler.max_running, config.vocab_size, placement.device)
         self._last_token = torch.zeros(scheduler.max_running + 1, dtype=torch.int64, device=placement.device)
         self._clock = DeviceClock()
-        self._graphs: DecodeGraphs | None = None
+        self._chunks: ChunkGraphs | None = None
+        self._decodes: DecodeGraphs | None = None
         if cuda_graph:
-            with torch.inference_mode():
-                self._graphs = DecodeGraphs(
+            columns, memory = scheduler.max_row_pages, torch.cuda.graph_pool_handle()
+            with torch.inference_mode():  # steps with chunks are the larger ones: decodes fit in their memory
+                self._chunks = ChunkGraphs(
+                    model,
+                    pool,
+                    self._last_token,
+                    page_size=scheduler.page_size,
+                    heads=heads,
+                    columns=columns,
+                    pool=memory,
+                )
+                self._decodes = DecodeGraphs(
                     model,
                     self._attention,
                     self._last_token,
                     largest=scheduler.max_running,
-                    columns=scheduler.max_row_pages,
+                    columns=columns,
+                    pool=memory,
                 )
 
     def admit(self, request_id: int, params: SamplingParams) -> None:
@@ -110,12 +124,15 @@ class CudaEngine(Engine[CudaTicket]):
         inputs = step_inputs(batch, self._table, self._page_size)
         plan = self._sampler.plan(batch, inputs.lengths[inputs.sampled])
         began, sequences = self._clock.mark(), len(inputs.rows)
-        graph = self._graphs is not None and not inputs.prefills
-        if self._graphs is not None and graph:
-            hidden, rows = self._graphs.run(inputs)
-            sequences = self._graphs.padded(sequences)
+        graph = True
+        if self._decodes is not None and not inputs.prefills:
+            hidden, rows = self._decodes.run(inputs)
+            sequences = self._decodes.padded(sequences)
+        elif self._chunks is not None and (size := _chunked_size(inputs)):
+            hidden, rows = self._chunks.run(inputs, size)
         else:
             hidden, rows = self._forward(inputs)
+            graph = False
         sampled = None
         if len(inputs.sampled):
             chosen = self._sampler.sample(self._model.logits(hidden), plan)
@@ -156,3 +173,10 @@ class CudaEngine(Engine[CudaTicket]):
             AttentionMetadata(inputs.query_lengths, inputs.lengths, inputs.pages, inputs.prefills, slots)
         )
         return self._model(tokens, positions, attention)[last], rows
+
+
+def _chunked_size(inputs: StepInputs) -> int:
+    """Tokens of the graph that runs a step with chunks; 0 where none does."""
+    prefills = inputs.prefills
+    longest = int(inputs.lengths[:prefills].max())
+    return chunked_size(prefills, len(inputs.tokens), longest, len(inputs.rows) - prefills)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +14,26 @@ from torch import Tensor
 from runtime.attention.base import GpuAttention, GraphStep
 from runtime.engine.inputs import IntArray, StepInputs
 from runtime.models.decoder import CausalLm
+from runtime.scheduler.graph_sizes import ladder
 
 logger = logging.getLogger(__name__)
 
 _TOLD = 8  # every so many graphs
 
 
-def ladder(largest: int) -> list[int]:
-    """Batch sizes to capture: 1, 2, 4, then every eighth up to ``largest``, and ``largest`` itself."""
-    return sorted({size for size in (1, 2, 4, *range(8, largest, 8)) if size < largest} | {largest})
+def captured(forward: Callable[[], Tensor], pool: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """A forward pass as a graph, and where it leaves its result.
+
+    Args:
+        forward: Its inputs stay where they are, and are such that it can run now.
+        pool: Memory that graphs share.
+    """
+    forward()  # outside of the graph, for what allocates or compiles when it is first called
+    graph = torch.cuda.CUDAGraph()
+    # Other threads, such as NCCL's, may look at events of theirs meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        result = forward()
+    return graph, result
 
 
 class _Captured(NamedTuple):
@@ -42,6 +54,7 @@ class DecodeGraphs:
         last_token: (rows + 1,) the token that each row decodes next; the last row is padding's.
         largest: The largest batch.
         columns: Pages of the longest sequence.
+        pool: Memory for graphs.
     """
 
     def __init__(
@@ -52,6 +65,7 @@ class DecodeGraphs:
         *,
         largest: int,
         columns: int,
+        pool: Any,
     ) -> None:
         self._sizes = ladder(largest)
         self._page_size = attention.page_size
@@ -61,7 +75,6 @@ class DecodeGraphs:
         self._inputs = torch.zeros(3 * largest, dtype=torch.int64, device=device)  # rows, positions, slots
         tables = torch.zeros(attention.table_entries(largest, columns), dtype=torch.int32, device=device)
         self._captured: dict[int, _Captured] = {}
-        pool = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):  # the largest first: the others fit in its memory
             rows, positions, slots = self._inputs[: 3 * size].view(3, size)
             step = attention.graph_step(size, slots, tables)
@@ -69,16 +82,11 @@ class DecodeGraphs:
             def forward(rows: Tensor = rows, positions: Tensor = positions, step: GraphStep = step) -> Tensor:
                 return model(last_token[rows], positions, step)  # type: ignore[no-any-return]
 
-            # A first run outside of the graph, for what allocates or compiles when it is first called.
             rows.fill_(self._padding_row)
             positions.zero_()
             slots.fill_(self._padding_page * self._page_size)
             step.plan(np.ones(size, np.int64), np.full((size, 1), self._padding_page, np.int32))
-            forward()
-            graph = torch.cuda.CUDAGraph()
-            # Other threads, such as NCCL's, may look at events of theirs meanwhile.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                hidden = forward()
+            graph, hidden = captured(forward, pool)
             self._captured[size] = _Captured(graph, step, hidden)
             if len(self._captured) % _TOLD == 0 or len(self._captured) == len(self._sizes):
                 logger.info("CUDA graphs: captured %d of %d batch sizes", len(self._captured), len(self._sizes))
@@ -95,16 +103,16 @@ class DecodeGraphs:
         """
         count = len(inputs.rows)
         size = self.padded(count)
-        captured = self._captured[size]
+        chosen = self._captured[size]
         padding = size - count
         pinned = torch.empty(3, size, dtype=torch.int64, pin_memory=True)
         host = pinned.numpy()
         host[:, :count] = inputs.rows, inputs.positions, inputs.slots
         host[:, count:] = np.array([[self._padding_row], [0], [self._padding_page * self._page_size]])
         self._inputs[: 3 * size].copy_(pinned.view(-1), non_blocking=True)
-        captured.attention.plan(*self._padded(inputs, padding))
-        captured.graph.replay()
-        return captured.hidden[:count], self._inputs[:count]
+        chosen.attention.plan(*self._padded(inputs, padding))
+        chosen.graph.replay()
+        return chosen.hidden[:count], self._inputs[:count]
 
     def _padded(self, inputs: StepInputs, padding: int) -> tuple[IntArray, npt.NDArray[np.int32]]:
         if not padding:

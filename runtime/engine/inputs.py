@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -78,4 +78,39 @@ def step_inputs(batch: Batch, table: npt.NDArray[np.int32], page_size: int) -> S
         prefills=prefills,
         sampled=sampled,
         sampled_tokens=ends[sampled] - 1,
+    )
+
+
+def padded(inputs: StepInputs, tokens: int, *, row: int, page: int, page_size: int) -> StepInputs:
+    """A step with a chunk more, the last, of no sequence, so that it computes so many tokens.
+
+    It computes nothing that another sequence reads, and reads nothing that it does not compute.
+
+    Args:
+        inputs: The step; it has no more tokens than that.
+        tokens: How many.
+        row: Of the page table, that no sequence has.
+        page: That no sequence has.
+        page_size: Tokens a page.
+    """
+    padding = tokens - len(inputs.positions)
+    if not padding:
+        return inputs
+    prefills, prefilled = inputs.prefills, len(inputs.tokens)
+    sequences, columns = inputs.pages.shape
+    pages = np.full((sequences + 1, max(columns, -(-padding // page_size))), page, np.int32)
+    pages[:prefills, :columns], pages[prefills + 1 :, :columns] = inputs.pages[:prefills], inputs.pages[prefills:]
+    behind = inputs.sampled >= prefills
+    return replace(
+        inputs,
+        tokens=np.pad(inputs.tokens, (0, padding)),
+        positions=np.insert(inputs.positions, prefilled, np.zeros(padding, np.int64)),
+        slots=np.insert(inputs.slots, prefilled, page * page_size + np.arange(padding) % page_size),
+        rows=np.insert(inputs.rows, prefills, row),
+        query_lengths=np.insert(inputs.query_lengths, prefills, padding),
+        lengths=np.insert(inputs.lengths, prefills, padding),
+        pages=pages,
+        prefills=prefills + 1,
+        sampled=inputs.sampled + behind,
+        sampled_tokens=inputs.sampled_tokens + padding * behind,
     )

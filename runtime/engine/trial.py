@@ -44,8 +44,9 @@ def fitted_pages(
     try:
         engine = make(replace(scheduler, pages=1), table)
         run_largest_steps(engine, scheduler, step_tokens)
-        # Activations stay reserved. The trial's page table has a column; the real one's is on the device too.
-        pages = measure(table.nbytes)
+        # Activations stay reserved. The trial's page tables have a column; the real ones are on the device too: one for
+        # graphs of decodes, one for graphs of steps with chunks.
+        pages = measure(2 * table.nbytes)
         engine.close()
     except torch.OutOfMemoryError as error:
         raise KvMemoryError(

@@ -15,6 +15,7 @@ from runtime.kernels.base import HeadNorms, Kernels, Weight
 from runtime.kernels.fused_fp8 import scaled_linear
 from runtime.kernels.fused_moe import experts_sum, route
 from runtime.kernels.launch import OVERLAP_TOKENS, overlap
+from runtime.kernels.skinny import skinny_linear, skinny_tiling
 
 _HEADS = 4  # that one program turns
 _ACTIVATIONS = 1024  # that one program gates
@@ -32,10 +33,16 @@ class FusedKernels(Kernels):
         self._overlap = overlap_launch
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        if weight.scales is None:
+        pdl = self._overlaps(x)
+        if weight.scales is not None:
+            out = scaled_linear(x, weight.values, weight.scales, overlap_launch=pdl)
+            return out if bias is None else out + bias
+        outputs, inputs = weight.values.shape
+        # Without an early launch nothing is gained on cuBLAS.
+        tiling = skinny_tiling(x.numel() // inputs, inputs, outputs) if pdl else None
+        if tiling is None:
             return F.linear(x, weight.values, bias)
-        out = scaled_linear(x, weight.values, weight.scales, overlap_launch=self._overlaps(x))
-        return out if bias is None else out + bias
+        return skinny_linear(x, weight.values, bias, tiling, overlap_launch=pdl)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         width = x.shape[-1]

@@ -159,11 +159,11 @@ def decode(
     """Attention of one query a sequence, its KV split over programs.
 
     Args:
-        q: (sequences, heads, head_dim), heads one behind the other.
+        q: (tokens, heads, head_dim), heads one behind the other; those that decode stand where ``tables`` say.
         keys: (slots, KV heads, head_dim): a layer's, the step's own stored.
         values: The same.
-        out: (sequences, heads, head_dim), contiguous.
-        tables: Items are parts of the KV, each sequence's in a row.
+        out: (tokens, heads, head_dim), contiguous; others are left as they are.
+        tables: Items are parts of the KV, each sequence's in a row; a sequence without any is left out.
         items: How many programs are launched a KV head; as many as there are items, or more.
         shape: Of all.
         overlap_launch: Whether kernels may be launched while the ones before them end.
@@ -195,10 +195,11 @@ def decode(
         num_stages=tiling.stages,
         **overlap(overlap_launch),
     )
-    _merge[(len(q), heads)](
+    _merge[(len(tables.lengths), heads)](
         partial,
         weights,
         out,
+        tables.query_starts,
         tables.item_starts,
         HEADS=heads,
         HEAD_DIM=shape.head_dim,
@@ -392,6 +393,7 @@ def _merge(
     partial,
     weights,
     out,
+    query_starts,
     item_starts,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -408,6 +410,8 @@ def _merge(
         tl.extra.cuda.gdc_wait()
     first = tl.load(item_starts + sequence)
     stop = tl.load(item_starts + sequence + 1)
+    if first >= stop:  # a graph's tables have room for more sequences
+        return
     highest = tl.full([1], float("-inf"), tl.float32)
     total = tl.zeros([1], tl.float32)
     mixed = tl.zeros([BLOCK_D], tl.float32)
@@ -424,5 +428,6 @@ def _merge(
         total = total * shrunk + tl.sum(weight, axis=0)
         mixed = mixed * shrunk + tl.sum(weight[:, None] * part, axis=0)
         highest = higher
-    to = out + (sequence.to(tl.int64) * HEADS + head) * HEAD_DIM + column
+    token = tl.load(query_starts + sequence)
+    to = out + (token.to(tl.int64) * HEADS + head) * HEAD_DIM + column
     tl.store(to, (mixed / total).to(out.dtype.element_ty), mask=column < HEAD_DIM)

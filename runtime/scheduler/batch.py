@@ -109,5 +109,5 @@ class DecodeRun:
 
     batch: Batch
     steps: int
-    new_pages: npt.NDArray[np.int64]
+    new_pages: npt.NDArray[np.int32]
     before: Snapshot

@@ -71,7 +71,7 @@ class LeapingScheduler(Scheduler):
         self._step += steps
         self._committed += steps
         self.policy.reservation.stepped(steps)
-        new_pages = np.array((takers * -(-steps // page_size))[:steps])
+        new_pages = np.array((takers * -(-steps // page_size))[:steps], np.int32)
         last = Batch(batch.step + steps, [], decodes, positions, [], self._snapshot())
         return DecodeRun(last, steps, new_pages, before)
 

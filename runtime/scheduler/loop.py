@@ -16,21 +16,21 @@ from runtime.scheduler.scheduler import RequestRejectedError, Scheduler
 from runtime.scheduler.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrive:
     """A message to the loop: a request."""
 
     sequence: Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Abort:
     """A message to the loop: a request whose client is gone."""
 
     request_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stop:
     """A message to the loop: end when every request that came before has ended."""
 
@@ -38,21 +38,21 @@ class Stop:
 Message = Arrive | Abort | Stop
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receive:
     """Take in the messages that came, waiting for one if ``wait``. Answer: ``(now, messages)``, now in seconds."""
 
     wait: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Launch:
     """Have the engine begin a step, without waiting for it. Answer: a ticket."""
 
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Collect:
     """Wait for a step to end. Answer: the tokens of ``batch.sampled()``, or None where they were foretold."""
 
@@ -60,14 +60,14 @@ class Collect:
     ticket: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deliver:
     """Send a committed step's tokens on their way. No answer."""
 
     outputs: StepOutputs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
     """Tell a client that its request ended without a step: refused or aborted. No answer."""
 
@@ -75,7 +75,7 @@ class Ended:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Foresee:
     """Up to ``steps`` more steps like ``batch`` need no decision. Answer: how many there is time for."""
 
@@ -83,7 +83,7 @@ class Foresee:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Repeat:
     """So many steps were run. Answer: the ticket of the last."""
 

@@ -47,18 +47,18 @@ class _Separate(Room):
 
     def __init__(self, reservation: Reservation, running: Sequences[Sequence], page_size: int) -> None:
         self._reservation, self._page_size = reservation, page_size
-        self._kept = sum(map(self._growth, running))
+        self._kept = 0
+        for sequence in running:
+            self.admitted(sequence)
 
     def wanted(self, sequence: Sequence, end: int, cached_pages: int) -> int:
         length = max(self._reservation.tokens(sequence), end)
         return -(-length // self._page_size) - cached_pages + self._kept
 
     def admitted(self, sequence: Sequence) -> None:
-        self._kept += self._growth(sequence)
-
-    def _growth(self, sequence: Sequence) -> int:
-        pages = -(-self._reservation.tokens(sequence) // self._page_size)
-        return max(pages - sequence.held_pages, 0)
+        growth = -(-self._reservation.tokens(sequence) // self._page_size) - sequence.held_pages
+        if growth > 0:
+            self._kept += growth
 
 
 class _Joint(Room):

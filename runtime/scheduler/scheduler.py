@@ -172,7 +172,7 @@ class Scheduler:
         self._may_admit = not (self._starved and self._decoding)
         preempted = self._preempted
         for plan in self.policy.batching.plan(self, now):
-            decodes = self._plan_decodes(plan) if plan.decode and self._decoding else []
+            decodes = self._plan_decodes(plan, now) if plan.decode and self._decoding else []
             budget = plan.prefill_tokens - (len(decodes) if plan.shared else 0)
             chunks = self._plan_chunks(budget, now) if budget > 0 else []
             if decodes or chunks:
@@ -200,28 +200,29 @@ class Scheduler:
             if chunk.sequence.state is State.RUNNING:
                 self.memory.remember(chunk.sequence, chunk.start + chunk.tokens)
                 self._settled = False  # a waiting sequence may share what was computed
-        outputs = StepOutputs(batch.step, [], 0, bool(batch.decodes), None if tokens is None else [])
         sampled = batch.sampled()
         first_decode = len(sampled) - len(batch.decodes)
+        sequences, taken, finished, prefilled = [], [], [], 0
         for index, sequence in enumerate(sampled):
             if sequence.finish_reason is not None:
                 continue  # a surplus token, launched before the end was known
             ends = sequence.output_tokens + 1 >= sequence.end_tokens
-            if outputs.tokens is not None and tokens is not None:
+            if tokens is not None:
                 token = tokens[index]
                 sequence.append(token)
-                outputs.tokens.append(token)
+                taken.append(token)
                 ends = ends or token in sequence.stop_ids
             sequence.output_tokens += 1
-            outputs.sequences.append(sequence)
+            sequences.append(sequence)
             if index < first_decode:
-                outputs.prefilled += 1
+                prefilled += 1
             if ends:
-                outputs.finished.append(sequence)
+                finished.append(sequence)
                 self._end(sequence)
         if self._leaving:
             self._retire()
-        return outputs
+        decoded = bool(batch.decodes)
+        return StepOutputs(batch.step, sequences, prefilled, decoded, None if tokens is None else taken, finished)
 
     def _check(self, sequence: Sequence) -> None:
         config = self.config
@@ -284,7 +285,7 @@ class Scheduler:
             self._preempted,
         )
 
-    def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
+    def _plan_decodes(self, plan: StepPlan, now: float) -> list[Sequence]:
         """The decoding sequences that take part, with a page for their next token; preempts where KV has run out."""
         ready = [s for s in self._decoding if s.total - s.prompt_tokens < s.max_tokens]
         if plan.shared and len(ready) > plan.prefill_tokens:
@@ -297,7 +298,7 @@ class Scheduler:
         short = len(growing) - self.memory.obtain(len(growing))
         coming = 0  # pages of victims that a step in flight still refers to
         while short > coming and len(self._running) > 1:
-            victim = self._preempt(self._running)
+            victim = self._preempt(self._running, now)
             if victim.state is State.LEAVING:
                 coming += victim.held_pages
             if victim in ready:
@@ -355,6 +356,7 @@ class Scheduler:
             self._running.append(sequence)
             self._prefilling.append(sequence)
             if sequence.preemptions:
+                sequence.preempted_s += now - sequence.preempted_at_s
                 sequence.recomputed_tokens += max(sequence.evicted_tokens - match.tokens, 0)
             else:
                 sequence.hit_tokens = match.tokens
@@ -384,10 +386,11 @@ class Scheduler:
 
     # Leaving.
 
-    def _preempt(self, candidates: list[Sequence]) -> Sequence:
+    def _preempt(self, candidates: list[Sequence], now: float) -> Sequence:
         victim: Sequence = self.policy.preemption.victim(candidates)  # type: ignore[assignment]
         self.policy.reservation.preempted()
         victim.preemptions += 1
+        victim.preempted_at_s = now
         self._preempted += 1
         self._may_admit = False  # in this step: what it frees is for those who run
         self._leave(victim)

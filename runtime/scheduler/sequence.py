@@ -66,6 +66,8 @@ class Sequence:
         "ordinal",
         "output_tokens",
         "predicted_tokens",
+        "preempted_at_s",
+        "preempted_s",
         "preemptions",
         "prefill_end",
         "priority",
@@ -130,6 +132,8 @@ class Sequence:
         self.hit_tokens = 0  # found in the prefix cache at first admission
         self.chunks = 0
         self.preemptions = 0
+        self.preempted_at_s = 0.0  # when it last was
+        self.preempted_s = 0.0  # between a preemption and the next admission, summed
         self.recomputed_tokens = 0
         self.evicted_tokens = 0  # computed when it was last preempted
 

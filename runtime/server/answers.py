@@ -19,6 +19,7 @@ _MOMENTS = (
     "last_token_s",
     "detokenized_s",
 )
+_COUNTS = ("chunks", "preemptions", "recomputed_tokens", "preempted_s")
 
 
 def error_event(error: ApiError) -> bytes:
@@ -53,6 +54,11 @@ def usage(ends: Sequences[Ended], choices_a_prompt: int) -> dict[str, Any]:
 def moments(ended: Ended) -> dict[str, float]:
     """The eight moments of a request, seconds on the server's monotonic clock; the last of them is now."""
     return {**{name: getattr(ended, name) for name in _MOMENTS}, "sent_back_s": time.monotonic()}
+
+
+def counts(ended: Ended) -> dict[str, float]:
+    """What was counted for a request and is not in its usage."""
+    return {name: getattr(ended, name) for name in _COUNTS}
 
 
 class Shape(Protocol):

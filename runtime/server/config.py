@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         port: Its port, 0 for a free one.
         api_key: What clients must send as a bearer token, or None.
         max_queued: Requests beyond ``scheduler.max_running`` before new ones get 429.
+        stall_s: The server is ended when a process gives no sign of life for so long, or a step makes no progress (for
+            which it has 0.05 s more for each of its tokens: a long prefill on a CPU is no stall).
         record_steps: Inbox that rank 0 sends a :class:`runtime.messages.StepRecord` a step to, or None.
     """
 
@@ -62,6 +65,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     port: int = 0
     api_key: str | None = None
     max_queued: int = 4096
+    stall_s: float = 60.0
     record_steps: str | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +79,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ServerError(f"{name}={value}: from {low} to {high}")
+        if not 0 < self.stall_s < math.inf:
+            raise ServerError(f"stall_s={self.stall_s:g}: above 0, e.g. 60")
 
 
 class Place(msgspec.Struct, frozen=True):

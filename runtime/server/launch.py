@@ -19,9 +19,10 @@ from typing import IO
 
 import msgspec
 
-from runtime.messages import API, DETOKENIZER, LAUNCHER, TOKENIZER, WORKER, Failed, Ready, Stop, ToLauncher
+from runtime.messages import API, DETOKENIZER, LAUNCHER, TOKENIZER, WORKER, Alive, Failed, Ready, Stop, ToLauncher
 from runtime.server.config import Place, ServerConfig, ServerError
 from runtime.server.mail import Inbox, Outbox
+from runtime.server.pulse import Vigil
 
 _LAST_WORDS = 12  # lines
 _WATCH_S = 0.2
@@ -29,7 +30,7 @@ _LONGEST_PATH = 85  # bytes; a socket file's address has room for 103 on macOS a
 
 
 class ServerDiedError(RuntimeError):
-    """A process of the server died; the message names it, says how, and quotes its last words."""
+    """A process of the server died or hangs; the message names it, says how, and quotes what a dead one said last."""
 
 
 class _Process:
@@ -129,7 +130,6 @@ class Server:
         self._ended = threading.Event()
         self._failure: ServerDiedError | None = None
         self._lock = threading.Lock()
-        self._watch = Thread(target=self._watch_processes, daemon=True, name="server-watch")
 
     @property
     def pids(self) -> dict[str, int]:
@@ -145,25 +145,24 @@ class Server:
         """
         self.directory = _private_directory()
         atexit.register(self.stop, 0.0)
+        inbox = Inbox(self.directory, LAUNCHER, ToLauncher)
         try:
-            inbox = Inbox(self.directory, LAUNCHER, ToLauncher)
-            try:
-                for name in self._names():
-                    place = Place(name, str(self.directory), self.config)
-                    self._processes.append(_Process(place, self._heard))
-                self._wait_ready(inbox, time.monotonic() + timeout_s)
-            finally:
-                inbox.close()
+            for name in self._names():
+                place = Place(name, str(self.directory), self.config)
+                self._processes.append(_Process(place, self._heard))
+            self._wait_ready(inbox, time.monotonic() + timeout_s)
         except BaseException:
+            inbox.close()
             self.stop(0.0)
             raise
-        self._watch.start()
+        # The inbox is the watch's from now on: a ZMQ socket belongs to one thread.
+        Thread(target=self._watch_processes, args=(inbox,), daemon=True, name="server-watch").start()
 
     def check(self) -> None:
         """See that all is well.
 
         Raises:
-            ServerDiedError: A process died; the others were ended.
+            ServerDiedError: A process died or hangs; all were ended.
         """
         if self._failure is not None:
             raise self._failure
@@ -172,7 +171,7 @@ class Server:
         """Wait until the server is stopped.
 
         Raises:
-            ServerDiedError: A process died; the others were ended.
+            ServerDiedError: A process died or hangs; all were ended.
         """
         while not self._ended.wait(_WATCH_S):  # in slices, so that signals are heard
             pass
@@ -224,7 +223,9 @@ class Server:
             if time.monotonic() > deadline_s:
                 raise ServerDiedError(f"not ready in time: {', '.join(waited_for)}")
 
-    def _heed(self, message: Ready | Failed, waited_for: dict[str, None]) -> None:
+    def _heed(self, message: Ready | Failed | Alive, waited_for: dict[str, None]) -> None:
+        if isinstance(message, Alive):
+            return
         if isinstance(message, Failed):
             raise ServerError(message.error)
         waited_for.pop(message.name, None)
@@ -233,15 +234,32 @@ class Server:
         if message.pages:
             self.pages = message.pages
 
-    def _watch_processes(self) -> None:
+    def _watch_processes(self, inbox: Inbox) -> None:
+        vigil = Vigil(self._names(), self.config.stall_s, time.monotonic())
         while not self._stopping.wait(_WATCH_S):
-            dead = [process for process in self._processes if process.exit_code is not None]
-            if dead:
+            trouble = self._trouble(inbox, vigil)
+            if trouble is not None:
                 with self._lock:
                     if not self._stopping.is_set():
                         self._stopping.set()
-                        self._failure = ServerDiedError(dead[0].epitaph())
+                        self._failure = ServerDiedError(trouble)
                         self._clean()
+        inbox.close()
+
+    def _trouble(self, inbox: Inbox, vigil: Vigil) -> str | None:
+        """What is wrong with the processes, if anything is."""
+        dead = [process for process in self._processes if process.exit_code is not None]
+        if dead:
+            return dead[0].epitaph()
+        now = time.monotonic()
+        for message in inbox.take():
+            if isinstance(message, Alive):
+                vigil.heard(message, now)
+        hang = vigil.hang(now)
+        if hang is None:
+            return None
+        named = [f"{name} (pid {pid})" for name, pid in self.pids.items() if name in hang.names]
+        return f"{', '.join(named)} hang{'s' if len(named) == 1 else ''}: {hang.why}; the server was ended"
 
     def _drain(self, deadline_s: float) -> None:
         outbox = Outbox(self.directory)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import shutil
 import sys
-from pathlib import Path
 from threading import Thread
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import msgspec
 from runtime.messages import API, DETOKENIZER, LAUNCHER, Failed, Ready
 from runtime.server.config import Place
 from runtime.server.mail import Outbox
+from runtime.server.pulse import Pulse, beat_s
 
 _SAY_SO_THEMSELVES = (API, "worker")  # when they are ready: they have more to say than that
 
@@ -30,8 +31,8 @@ class Role(Protocol):
         """Serve until told to stop."""
 
 
-def build(place: Place) -> Role:
-    """The process of that name."""
+def build(place: Place, pulse: Pulse) -> Role:
+    """The process of that name; one that runs steps tells ``pulse`` of them."""
     kind = place.name.partition(".")[0]
     if kind == API:
         from runtime.server.api import ApiProcess
@@ -44,7 +45,7 @@ def build(place: Place) -> Role:
     if kind == "worker":
         from runtime.server.worker import WorkerProcess
 
-        return WorkerProcess(place)
+        return WorkerProcess(place, pulse)
     from runtime.server.tokenizer import TokenizerProcess
 
     return TokenizerProcess(place)
@@ -58,10 +59,11 @@ def main() -> int:
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
     place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Place)
-    Thread(target=_watch_launcher, args=(place.path,), daemon=True, name="launcher-watch").start()
+    pulse = Pulse(place.name)
+    Thread(target=_watch_launcher, args=(place, pulse), daemon=True, name="launcher-watch").start()
     outbox = Outbox(place.path)
     try:
-        role = build(place)
+        role = build(place, pulse)
     except (ValueError, OSError) as error:
         outbox.send(LAUNCHER, Failed(place.name, " ".join(str(error).split())))
         outbox.close()
@@ -73,11 +75,14 @@ def main() -> int:
     return 0
 
 
-def _watch_launcher(directory: Path) -> None:
-    """Standard input ends when the launcher does, however it dies: then nobody is left to clean up but us."""
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    shutil.rmtree(directory, ignore_errors=True)
+def _watch_launcher(place: Place, pulse: Pulse) -> None:
+    """Give signs of life until standard input ends: the launcher is gone, and nobody is left to clean up but us."""
+    outbox = Outbox(place.path)
+    stdin = sys.stdin.fileno()
+    every_s = beat_s(place.config.stall_s)
+    while not (select.select([stdin], [], [], every_s)[0] and not os.read(stdin, 4096)):
+        outbox.send(LAUNCHER, pulse.alive())
+    shutil.rmtree(place.path, ignore_errors=True)
     os._exit(1)
 
 

@@ -49,7 +49,9 @@ class Generation(Body):
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
     return_moments: StrictBool = Field(
-        False, description="Add the request's moments inside the server to the end of the answer."
+        False,
+        description="Add the request's moments inside the server, and what the scheduler counted for it (chunks, "
+        "preemptions, recomputed_tokens, preempted_s), to the end of the answer.",
     )
 
     @model_validator(mode="after")
@@ -225,6 +227,7 @@ class ChatCompletion(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     moments: list[dict[str, float]] | None = None
+    counts: list[dict[str, float]] | None = None
 
 
 class CompletionChoice(BaseModel):
@@ -246,3 +249,4 @@ class Completion(BaseModel):
     choices: list[CompletionChoice]
     usage: Usage
     moments: list[dict[str, float]] | None = None
+    counts: list[dict[str, float]] | None = None

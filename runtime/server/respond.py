@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from runtime.messages import Ended, Piece
-from runtime.server.answers import DONE, Chunks, Shape, error_event, moments, refusal_of, usage
+from runtime.server.answers import DONE, Chunks, Shape, counts, error_event, moments, refusal_of, usage
 from runtime.server.errors import ApiError, encoded
 from runtime.server.frontend import Answer, ClientGoneError, Frontend
 from runtime.server.meters import Meters
@@ -113,6 +113,7 @@ class AnswerResponse(Response):
         }
         if self._body.return_moments:
             content["moments"] = [moments(ended) for ended in ends]
+            content["counts"] = [counts(ended) for ended in ends]
         await _send_whole(send, 200, encoded(content))
 
     async def _stream(self, send: Send) -> None:
@@ -154,6 +155,7 @@ class AnswerResponse(Response):
             beside["usage"] = usage(self._ordered_ends(), self._body.n)
         if self._body.return_moments:
             beside["moments"] = [moments(ended)]
+            beside["counts"] = [counts(ended)]
         return beside
 
     def _ordered_ends(self) -> list[Ended]:

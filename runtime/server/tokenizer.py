@@ -36,7 +36,7 @@ NEVER = float("nan")
 
 def refusal(request_id: int, error: str, *, received_s: float = NEVER, tokenized_s: float = NEVER) -> Output:
     """Tells a frontend that its request never reached the scheduler."""
-    ended = Ended("error", error, 0, 0, 0, 0, 0, 0, received_s, tokenized_s, *[NEVER] * 4)
+    ended = Ended("error", error, 0, 0, 0, 0, 0, 0, 0.0, received_s, tokenized_s, *[NEVER] * 4)
     return Output([Piece(request_id, "", b"", [], ended)])
 
 

@@ -37,6 +37,7 @@ from runtime.messages import (
 from runtime.scheduler import Batch, Scheduler, Sequence, StepOutputs, loop
 from runtime.server.config import Place, ServerConfig, imported
 from runtime.server.mail import Inbox, Outbox
+from runtime.server.pulse import Pulse
 from runtime.server.ranks import Alone, Conductor, Follower, Leader, RankMessage
 from runtime.server.text import load_tokenizer
 from runtime.server.tokenizer import NEVER, refusal
@@ -66,6 +67,7 @@ class _Request:
             sequence.chunks,
             sequence.preemptions,
             sequence.recomputed_tokens,
+            sequence.preempted_s,
             self.received_s,
             self.tokenized_s,
             sequence.queued_s if error is None else now,
@@ -80,10 +82,12 @@ class WorkerProcess:
 
     Args:
         place: Its name and its server.
+        pulse: Told which steps it waits for.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, pulse: Pulse) -> None:
         config = place.config
+        self._pulse = pulse
         rank = int(place.name.partition(".")[2])
         self._outbox = Outbox(place.path)
         policy = build_policy(config.policy)
@@ -114,7 +118,7 @@ class WorkerProcess:
         gc.collect()
         gc.freeze()
         effects = loop.serve(self._scheduler, overlap=self._overlap)
-        side, engine, conductor = self._side, self._engine, self._conductor
+        side, engine, conductor, pulse = self._side, self._engine, self._conductor, self._pulse
         answer: Any = None
         try:
             effect = next(effects)
@@ -126,9 +130,11 @@ class WorkerProcess:
                 elif isinstance(effect, loop.Launch):
                     conductor.decide(effect.batch)
                     side.launching(effect.batch)
+                    pulse.launching(effect.batch)
                     answer = engine.launch(effect.batch)
                 elif isinstance(effect, loop.Collect):
                     result = engine.collect(effect.ticket)
+                    pulse.collected()
                     answer = result.tokens
                     if answer is not None:
                         conductor.sample(answer)

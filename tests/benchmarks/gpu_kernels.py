@@ -1,10 +1,9 @@
 """Kernels on a GPU, measured one by one: ``python -m tests.benchmarks.gpu_kernels [PART ...]``.
 
 Parts: ``decode`` and ``prefill`` (attention, FlashInfer and ours, and our tilings), ``moe`` (a layer of Qwen3-30B-A3B),
-``fp8`` (the linear layers of Qwen3-8B in fp8 and bf16), ``engine`` (decode steps: fp8, and a mixture of experts),
-``gemm`` (linear layers at decode's batch sizes: cuBLAS and a Triton candidate). Each is captured in a CUDA graph and
-timed by events, the median of ten; inputs rotate, so that caches do not hold them. One that fails does not keep the
-others from running.
+``fp8`` (the linear layers of Qwen3-8B in fp8 and bf16), ``engine`` (decode steps: fp8, and a mixture of experts).
+Each is captured in a CUDA graph and timed by events, the median of ten; inputs rotate, so that caches do not hold them.
+One that fails does not keep the others from running.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from runtime.kernels.fp8 import FP8, quantize
 from runtime.kernels.fused_moe import GroupedTiling
 from runtime.kernels.paged_attention import Tiling
 from runtime.layers.parts import Placement
-from tests.benchmarks.triton_gemm import GEMM_TILINGS, triton_linear
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128  # Qwen3-8B's
 EXPERTS, CHOSEN, HIDDEN, WIDTH = 128, 8, 2048, 768  # Qwen3-30B-A3B's
 LINEARS = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (24576, 4096), "down": (4096, 12288)}  # Qwen3-8B's
+VOCABULARY = 151_936  # Qwen3's
 HALF = torch.bfloat16
 DECODES = ((1, 600), (1, 16384), (16, 600), (64, 600), (256, 600), (256, 1000))  # batch, context
 DECODE_TILINGS = (Tiling(16, 64, 4, 5), Tiling(16, 64, 4, 3), Tiling(16, 32, 4, 5), Tiling(16, 128, 4, 3))
@@ -272,33 +271,6 @@ def fp8(bandwidth: float) -> None:
         print(f"  {rows:5d} rows | bf16 {us[0]:8.1f} | fp8 {us[1]:8.1f} | {us[0] / (us[1] or 1e9):.2f}x", flush=True)
 
 
-def checked_linear_us(x: torch.Tensor, weights: list[torch.Tensor], tiling: tuple[int, ...]) -> float:
-    exact = F.linear(x, weights[0]).float()
-    error = (triton_linear(x, weights[0], tiling).float() - exact).norm() / exact.norm()
-    if not error < 1e-2:
-        raise ValueError(f"wrong by {error}")
-    return graph_us([partial(triton_linear, x, w, tiling) for w in weights])
-
-
-def gemm(bandwidth: float) -> None:
-    print("linear layers of Qwen3-8B at decode's batch sizes: cuBLAS and Triton's best, us (times the bytes' floor)")
-    weights = linears(3)
-    for name, (outputs, inputs) in LINEARS.items():
-        for rows in (64, 128, 256):
-            x = torch.randn(rows, inputs, dtype=HALF, device="cuda")
-            floor = (outputs * inputs + rows * (inputs + outputs)) * 2 / bandwidth * 1e6
-            cublas = graph_us([partial(F.linear, x, w) for w in weights[name]])
-            found = {
-                tiling: attempt(str(tiling), checked_linear_us, x, weights[name], tiling) or 1e9
-                for tiling in GEMM_TILINGS
-            }
-            best = min(found, key=lambda tiling: found[tiling])
-            ours = f"{found[best]:6.1f} ({found[best] / floor:.2f}x)"
-            print(
-                f"  {name:8s} {rows:4d} rows | cuBLAS {cublas:6.1f} ({cublas / floor:.2f}x) | {ours} {best}", flush=True
-            )
-
-
 class Engines:
     """Engines of models that are loaded once each."""
 
@@ -354,7 +326,6 @@ PARTS: dict[str, Callable[[float], None]] = {
     "moe": moe,
     "fp8": fp8,
     "engine": engine,
-    "gemm": gemm,
 }
 
 

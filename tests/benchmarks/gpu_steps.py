@@ -1,9 +1,9 @@
 """Variants of the engine's steps, measured in turn: ``python -m tests.benchmarks.gpu_steps [PART ...]``.
 
-Parts: ``draw`` (choosing tokens: PyTorch and fused), ``linear`` (Qwen3-8B's linear layers for few rows: cuBLAS,
-cuBLASLt, and a Triton candidate that fetches weights early, after a small kernel as in a layer), ``decode`` (whole
-decode steps of one model: the variants' CUDA graphs over one KV pool, in turn), ``prefill`` (16,384 tokens in a step,
-and its products by library). One that fails does not keep the others.
+Parts: ``draw`` (choosing tokens: PyTorch and fused), ``linear`` (Qwen3-8B's products of few rows, after a small kernel
+as in a layer: cuBLAS and candidates), ``decode`` (whole decode steps of one model: the variants' CUDA graphs over one
+KV pool, in turn, their logits compared with float32's in a shorter model), ``prefill`` (16,384 tokens in a step, and
+its products). One that fails does not keep the others.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,34 +23,36 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 import yaml
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from runtime.attention import flashinfer
 from runtime.attention.base import AttentionMetadata
 from runtime.attention.choose import AttentionChoice, gpu_attention
+from runtime.attention.torch import TorchAttention
 from runtime.distributed import SingleCommunicator
 from runtime.engine import graphs
 from runtime.engine.graphs import DecodeGraphs
 from runtime.engine.inputs import StepInputs
 from runtime.engine.memory import kv_pool
 from runtime.engine.torch_engine import load_model
-from runtime.kernels import Kernels, Weight, fused
-from runtime.kernels.fused import FusedKernels
+from runtime.kernels import Kernels, fused
 from runtime.kernels.fused_sampling import fused_gumbel_argmax
 from runtime.kernels.gumbel import gumbel_argmax
+from runtime.kernels.skinny import TILING
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig, load_model_config
 from runtime.models.decoder import CausalLm
-from tests.benchmarks.early_fetch import FetchingKernels
-from tests.benchmarks.gpu_engine import CONF, copy_bandwidth, floor_ms
-from tests.benchmarks.gpu_kernels import LINEARS, attempt, graph_us, linears, noise, replaced
-from tests.benchmarks.skinny_gemm import ROWS, SKINNY_TILINGS, SkinnyTiling, skinny_linear
+from runtime.models.registry import build_model
+from tests.benchmarks.gpu_engine import CONF, copy_bandwidth, floor_ms, kernel_table
+from tests.benchmarks.gpu_kernels import LINEARS, VOCABULARY, attempt, graph_us, noise, replaced
+from tests.benchmarks.gpu_linears import Candidates, CutKernels, measure_candidates
+from tests.benchmarks.split_linear import Cut, fits
 
 HALF = torch.bfloat16
-VOCABULARY = 151_936
 BATCHES = (1, 16, 64, 256)
 CONTEXT = 576  # tokens: 512 of the prompt and half of 128
 PAGE_SIZE = 16
 STEPS, ROUNDS = 12, 3
+CHECKED_LAYERS = 4
 T = TypeVar("T")
 AUTO = AttentionChoice("flashinfer", "flashinfer")
 
@@ -74,85 +77,12 @@ def draw(bandwidth: float) -> None:
         )
 
 
-@contextmanager
-def library(name: str) -> Iterator[None]:
-    """PyTorch's matrix products by this library."""
-    kept = torch.backends.cuda.preferred_blas_library()
-    torch.backends.cuda.preferred_blas_library(name)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.preferred_blas_library(kept)
-
-
-LT = partial(library, "cublaslt")
-
-
 def under(contexts: Iterable[Callable[[], AbstractContextManager[None]]], work: Callable[..., T], *arguments: Any) -> T:
     """What work gives, done in these contexts."""
     with ExitStack() as stack:
         for context in contexts:
             stack.enter_context(context())
         return work(*arguments)
-
-
-def after_norm(kernels: Kernels, product: Callable[[Tensor, Tensor], Tensor], x: Tensor, w: Tensor) -> Tensor:
-    """A small kernel and the product of what it leaves: early fetching shows only behind one."""
-    return product(kernels.rms_norm(x, w[0, : x.shape[1]], 1e-6), w)
-
-
-def linear_us(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weights: list[Tensor]) -> float:
-    """Microseconds of norm and product, in a graph, checked."""
-    kernels = FusedKernels(overlap_launch=True)
-    found, exact = product(x, weights[0]).float(), x.float() @ weights[0].float().T
-    error = float((found - exact).norm() / exact.norm())
-    if not error < 1e-2:
-        raise AssertionError(f"error {error:.1e}")
-    return graph_us([partial(after_norm, kernels, product, x, w) for w in weights] * 4)
-
-
-def skinny_table(bandwidth: float) -> dict[tuple[int, int, int], SkinnyTiling]:
-    """The best tiling by outputs, inputs and whether there is one row, printed beside cuBLAS."""
-    print("norm and linear layer of Qwen3-8B, us: cuBLAS | cuBLASLt | Triton, weights fetched early (times the floor)")
-    best: dict[tuple[int, int, int], SkinnyTiling] = {}
-    weights = linears(3)
-    for name, (outputs, inputs) in LINEARS.items():
-        for rows in (1, 16):
-            x = torch.randn(rows, inputs, dtype=HALF, device="cuda")
-            floor = outputs * inputs * 2 / bandwidth * 1e6
-            cublas = linear_us(F.linear, x, weights[name])
-            lt = attempt("cublaslt", under, [LT], linear_us, F.linear, x, weights[name]) or 1e9
-            found = {
-                tiling: attempt(
-                    str(tiling), linear_us, partial(skinny_linear, tiling=tiling, overlap=True), x, weights[name]
-                )
-                or 1e9
-                for tiling in SKINNY_TILINGS
-            }
-            chosen, every = min(found, key=lambda tiling: found[tiling]), [round(us, 1) for us in found.values()]
-            if found[chosen] < cublas:
-                best[outputs, inputs, rows] = chosen
-            print(
-                f"  {name:8s} {rows:3d} rows | {cublas:6.1f} ({cublas / floor:.2f}x) | {lt:6.1f} | "
-                f"{found[chosen]:6.1f} ({found[chosen] / floor:.2f}x) {tuple(chosen)}; {every}",
-                flush=True,
-            )
-    return best
-
-
-class SkinnyKernels(FusedKernels):
-    """Fused kernels whose products of few rows go by a table."""
-
-    def __init__(self, table: Mapping[tuple[int, int, int], SkinnyTiling]) -> None:
-        super().__init__(overlap_launch=True)
-        self._table = table
-
-    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        outputs, inputs = weight.values.shape[-2:]
-        tiling = self._table.get((outputs, inputs, 1 if len(x) == 1 else ROWS)) if len(x) <= ROWS else None
-        if tiling is None or bias is not None or weight.scales is not None:
-            return super().linear(x, weight, bias)
-        return skinny_linear(x, weight.values, tiling, overlap=True)
 
 
 @contextmanager
@@ -170,10 +100,10 @@ def kernels_of(model: CausalLm, kernels: Kernels) -> Iterator[None]:
 
 
 class Steps:
-    """A model and a KV pool that variants share."""
+    """A model, whole or its first layers, and a KV pool that variants share."""
 
-    def __init__(self, name: str, sequences: int) -> None:
-        fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    def __init__(self, name: str, sequences: int, **changed: Any) -> None:
+        fields = yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changed
         self.config: ModelConfig = load_model_config(fields)
         self.placement = Placement(SingleCommunicator(), torch.device("cuda"), HALF)
         self.model = load_model(fields, self.config, self.placement, 1)
@@ -188,19 +118,47 @@ class Steps:
     def capture(self, attention: AttentionChoice) -> DecodeGraphs:
         """Graphs of this model at the batch sizes measured."""
         backend = gpu_attention(attention, self.pool, PAGE_SIZE, self.config.num_attention_heads)
-        return DecodeGraphs(self.model, backend, self.last_token, largest=max(BATCHES), columns=self.columns)
+        memory = torch.cuda.graph_pool_handle()
+        return DecodeGraphs(
+            self.model, backend, self.last_token, largest=max(BATCHES), columns=self.columns, pool=memory
+        )
 
-    @torch.inference_mode()
-    def step(self, captured: DecodeGraphs, batch: int, position: int) -> tuple[Tensor, Tensor]:
-        """Decode the tokens at a position: logits and rows."""
+    def inputs(self, batch: int, position: int) -> StepInputs:
+        """A decode of the tokens at a position."""
         rows, positions = np.arange(batch), np.full(batch, position)
         pages = self.table[:batch]
         slots = pages[rows, positions // PAGE_SIZE].astype(np.int64) * PAGE_SIZE + positions % PAGE_SIZE
-        ones = np.ones(batch, np.int64)
-        hidden, at = captured.run(
-            StepInputs(rows[:0], positions, slots, rows, ones, positions + 1, pages, 0, rows, rows)
+        return StepInputs(
+            rows[:0], positions, slots, rows, np.ones(batch, np.int64), positions + 1, pages, 0, rows, rows
         )
+
+    @torch.inference_mode()
+    def step(self, captured: DecodeGraphs, batch: int, position: int) -> tuple[Tensor, Tensor]:
+        """Run it: logits and rows."""
+        hidden, at = captured.run(self.inputs(batch, position))
         return self.model.logits(hidden), at
+
+    @torch.inference_mode()
+    def exact_logits(self, batch: int, position: int) -> Tensor:
+        """What a decode's logits are in float32."""
+        model = build_model(self.config, replace(self.placement, dtype=torch.float32))
+        model.load_state_dict({name: weight.float() for name, weight in self.model.state_dict().items()})
+        inputs = self.inputs(batch, position)
+        slots, positions = (torch.from_numpy(array).cuda() for array in (inputs.slots, inputs.positions))
+        step = TorchAttention(self.pool.float(), PAGE_SIZE).plan(
+            AttentionMetadata(inputs.query_lengths, inputs.lengths, inputs.pages, 0, slots)
+        )
+        return model.logits(model(self.last_token[:batch], positions, step))
+
+    @torch.inference_mode()
+    def profile(self, captured: DecodeGraphs, batch: int) -> str:
+        """Where a decode's time goes; kernels that are launched early count from then."""
+        self.decode_ms(captured, batch)
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+            start_s = time.perf_counter()
+            self.decode_ms(captured, batch)
+            wall_ms = (time.perf_counter() - start_s) / (STEPS + 2) * 1e3
+        return kernel_table(f"decode at batch {batch}", profiler, wall_ms, STEPS + 2)
 
     @torch.inference_mode()
     def decode_ms(self, captured: DecodeGraphs, batch: int) -> float:
@@ -215,44 +173,61 @@ class Steps:
         end.synchronize()
         return start.elapsed_time(end) / STEPS
 
-    @torch.inference_mode()
-    def error(self, captured: DecodeGraphs, reference: DecodeGraphs, batch: int) -> float:
-        """Of one step's logits against another variant's, relative."""
-        exact, found = (self.step(graph, batch, CONTEXT)[0].float() for graph in (reference, captured))
-        return float((found - exact).norm() / exact.norm())
 
-
-def decode(bandwidth: float, name: str, table: Mapping[tuple[int, int, int], SkinnyTiling]) -> None:
-    """Whole decode steps, variants in turn."""
-    steps = Steps(name, max(BATCHES))
-    variants: dict[str, list[Any]] = {  # what differs while it is captured
-        "as it is": [],
-        "decode on CUDA cores": [partial(replaced, flashinfer, "_TENSOR_CORE_GROUP", 1 << 20)],
-        "decode on tensor cores": [partial(replaced, flashinfer, "_TENSOR_CORE_GROUP", 1)],
-        "cuBLASLt": [LT],
-        "no kernels overlap": [partial(replaced, fused, "OVERLAP_TOKENS", 0)],
-        "kernels overlap to 256": [partial(replaced, fused, "OVERLAP_TOKENS", 256)],
-        "Triton attention": [],
+def captured_variants(steps: Steps, candidates: Candidates) -> dict[str, DecodeGraphs]:
+    """Graphs of what is to be compared."""
+    width, inner = steps.config.hidden_size, steps.config.num_attention_heads * steps.config.head_dim
+    gate_up = (2 * steps.config.intermediate_size, width)
+    more = {(width, inner, rows): Cut(TILING._replace(lines=32), 1) for rows in (1, 16)}
+    triton = AttentionChoice("flashinfer", "triton")
+    variants: dict[str, tuple[AttentionChoice, list[Any]]] = {  # with what differs while it is captured
+        "as it is": (AUTO, []),
+        "products by cuBLAS": (AUTO, [partial(replaced, fused, "skinny_tiling", lambda *_: None)]),
+        "no kernels overlap": (AUTO, [partial(replaced, fused, "OVERLAP_TOKENS", 0)]),
+        "Triton attention": (triton, []),
     }
-    for megabytes in (2, 8, 16):
-        kernels = FetchingKernels(steps.model, megabytes << 20)
-        variants[f"{megabytes} MiB of weights fetched early"] = [partial(kernels_of, steps.model, kernels)]
-    if table:
-        variants["products fetch weights early"] = [partial(kernels_of, steps.model, SkinnyKernels(table))]
-    captured: dict[str, DecodeGraphs] = {}
-    graphs.ladder = lambda largest: [size for size in BATCHES if size <= largest]
-    for variant, contexts in variants.items():
-        attention = AttentionChoice("flashinfer", "triton") if variant == "Triton attention" else AUTO
-        found = attempt(variant, under, contexts, steps.capture, attention)
-        if found is not None:
-            captured[variant] = found
+    kernels = {"gate fused": (AUTO, Candidates(gated=candidates.gated))}
+    if fits(width, inner, more[width, inner, 1]):
+        kernels["Triton attention, output fetched early"] = (triton, Candidates(more, None))
+    if candidates.cuts:
+        kernels["candidates' products"] = (AUTO, Candidates(candidates.cuts, None))
+        kernels["candidates' products, gate fused"] = (AUTO, candidates)
+        kernels["candidates' and Triton attention"] = (triton, candidates)
+    for variant, (attention, chosen) in kernels.items():
+        variants[variant] = (attention, [partial(kernels_of, steps.model, CutKernels(chosen, gate_up))])
+    measured_sizes = partial(replaced, graphs, "ladder", lambda _: list(BATCHES))
+    captured = {
+        variant: attempt(variant, under, [measured_sizes, *contexts], steps.capture, attention)
+        for variant, (attention, contexts) in variants.items()
+    }
+    return {variant: graph for variant, graph in captured.items() if graph is not None}
+
+
+def logit_errors(name: str, candidates: Candidates) -> None:
+    """Each variant's logits in a model of few layers, against float32's: noise of bfloat16 grows with layers."""
+    steps = Steps(name, max(BATCHES), num_hidden_layers=CHECKED_LAYERS)
+    exact = steps.exact_logits(max(BATCHES), CONTEXT)
+    print(f"logits of {CHECKED_LAYERS} layers of {name}, relative error to float32 at batch {BATCHES}")
+    for variant, graph in captured_variants(steps, candidates).items():
+        errors = []
+        for batch in BATCHES:
+            logits = attempt(variant, steps.step, graph, batch, CONTEXT)
+            found = exact[:batch] * 0 if logits is None else logits[0].float()
+            errors.append(float((found - exact[:batch]).norm() / exact[:batch].norm()))
+        wrong = "" if max(errors) < 2e-2 else "  WRONG"
+        print(f"  {variant:38s} | {' | '.join(f'{error:.1e}' for error in errors)}{wrong}", flush=True)
+
+
+def decode(bandwidth: float, name: str, candidates: Candidates) -> None:
+    """Whole decode steps, variants in turn."""
+    attempt("logits", logit_errors, name, candidates)
+    gc.collect()
+    torch.cuda.empty_cache()
+    steps = Steps(name, max(BATCHES))
+    captured = captured_variants(steps, candidates)
     print(f"decode of {name}, contexts of {CONTEXT}, ms: median of {ROUNDS} rounds of {STEPS} steps, variants in turn")
     floors = [floor_ms(steps.config, steps.model, batch, bandwidth) for batch in BATCHES]
-    print(f"  {'floor':30s} | {' | '.join(f'{floor:14.3f}' for floor in floors)}")
-    for variant, graph in captured.items():
-        errors = [attempt(variant, steps.error, graph, captured["as it is"], batch) for batch in BATCHES]
-        if not all(error is not None and error < 2e-2 for error in errors):
-            print(f"  WRONG {variant}: logits differ from those as it is by {errors}")
+    print(f"  {'floor':38s} | {' | '.join(f'{floor:14.3f}' for floor in floors)}")
     times: dict[tuple[str, int], list[float]] = {}
     for _ in range(ROUNDS):
         for variant, graph in captured.items():
@@ -264,7 +239,9 @@ def decode(bandwidth: float, name: str, table: Mapping[tuple[int, int, int], Ski
         for batch, floor in zip(BATCHES, floors, strict=True):
             ms = statistics.median(times[variant, batch])
             cells.append(f"{ms:7.3f} ({ms / floor:.2f}x)")
-        print(f"  {variant:30s} | {' | '.join(cells)}", flush=True)
+        print(f"  {variant:38s} | {' | '.join(cells)}", flush=True)
+    for batch in (1, 64):
+        print(attempt("profile", steps.profile, captured["as it is"], batch))
 
 
 @torch.inference_mode()
@@ -290,25 +267,20 @@ def prefill_ms(steps: Steps, prompts: int, length: int) -> float:
 
 
 def prefill(name: str) -> None:
-    """A prefill step, by library, and its products."""
+    """A prefill step, and its products."""
     steps = Steps(name, 32)  # room for 16,384 tokens
     tokens = 16_384
     for round_ in range(2):
-        for choice in ("cublas", "cublaslt"):
-            ms = attempt(f"prefill {choice}", under, [partial(library, choice)], prefill_ms, steps, 8, 2048)
-            if ms:
-                print(f"  prefill 8 x 2048, {choice:8s} (round {round_}): {ms:8.2f} ms, {tokens / ms * 1e3:,.0f} tok/s")
+        ms = attempt("prefill", prefill_ms, steps, 8, 2048)
+        if ms:
+            print(f"  prefill 8 x 2048 (round {round_}): {ms:8.2f} ms, {tokens / ms * 1e3:,.0f} tok/s")
     del steps
     gc.collect()
     torch.cuda.empty_cache()
     for layer, (outputs, inputs) in LINEARS.items():
-        x, weights = noise(tokens, inputs), [noise(outputs, inputs)]
-        cells = []
-        for choice in ("cublas", "cublaslt"):
-            calls = [partial(F.linear, x, w) for w in weights]
-            us = attempt(choice, under, [partial(library, choice)], graph_us, calls, 5) or 1e9
-            cells.append(f"{choice} {us:8.1f} us, {2 * tokens * outputs * inputs / us / 1e6:6.0f} TFLOP/s")
-        print(f"  {layer:8s} of {tokens} rows: {' | '.join(cells)}", flush=True)
+        us = attempt(layer, graph_us, [partial(F.linear, noise(tokens, inputs), noise(outputs, inputs))], 5) or 1e9
+        rate = 2 * tokens * outputs * inputs / us / 1e6
+        print(f"  {layer:8s} of {tokens} rows: {us:8.1f} us, {rate:6.0f} TFLOP/s", flush=True)
 
 
 def main() -> None:
@@ -319,15 +291,15 @@ def main() -> None:
     arguments = parser.parse_args()
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, device copy {bandwidth / 1e12:.2f} TB/s")
-    table: dict[tuple[int, int, int], SkinnyTiling] = {}
+    candidates = Candidates()
     for part in arguments.parts:
         begun_s = time.perf_counter()
         if part == "draw":
             attempt(part, draw, bandwidth)
         elif part == "linear":
-            table = attempt(part, skinny_table, bandwidth) or {}
+            candidates = attempt(part, measure_candidates, bandwidth) or Candidates()
         elif part == "decode":
-            attempt(part, decode, bandwidth, arguments.model, table)
+            attempt(part, decode, bandwidth, arguments.model, candidates)
         elif part == "prefill":
             attempt(part, prefill, arguments.model)
         else:

@@ -13,10 +13,10 @@ from harness.cost.measured import MeasuredProfile, StepPoint
 from harness.cost.model import ModelShape
 from harness.cost.roofline import Roofline
 from harness.cost.shape import StepShape
-from harness.simulator.engine import graph_sizes
+from runtime.scheduler.graph_sizes import ladder
 
 CONF = Path(__file__).parents[2] / "conf"
-GRAPHS = tuple(graph_sizes(256))
+GRAPHS = tuple(ladder(256))
 
 
 def conf(group, name):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from harness.metrics.schema import REQUEST_COLUMNS, STEP_COLUMNS, Column, Kind
+from harness.metrics.schema import REQUEST_COLUMNS, STEP_COLUMNS, TOKEN_COLUMNS, Column, Kind
 from tests.docs.pages import ROOT, put
 
 PAGE = ROOT / "docs" / "metrics.md"
-TABLES = {"requests": REQUEST_COLUMNS, "steps": STEP_COLUMNS}
+TABLES = {"requests": REQUEST_COLUMNS, "steps": STEP_COLUMNS, "tokens": TOKEN_COLUMNS}
 
 
 def table(columns: tuple[Column, ...]) -> str:

@@ -13,7 +13,6 @@ pytest.importorskip("flashinfer", reason="needs FlashInfer")
 
 from runtime.attention.base import AttentionMetadata
 from runtime.attention.flashinfer import FlashInferAttention
-from runtime.engine.graphs import ladder
 from runtime.engine.memory import kv_pool
 from tests.gpu.small import HALF, Small, exact_logits, greedy, small
 from tests.tiny.serving import prompts
@@ -79,9 +78,3 @@ def test_prefill_logits_are_those_of_float32(model: Small) -> None:
         logits = model.half.logits(model.half(torch.tensor(tokens, device="cuda"), slots, step))
     expected = exact_logits(model, tokens)
     assert (logits - expected).norm() / expected.norm() < 2e-2
-
-
-def test_ladder_ends_at_the_largest() -> None:
-    assert ladder(1) == [1]
-    assert ladder(20) == [1, 2, 4, 8, 16, 20]
-    assert ladder(256)[-1] == 256

@@ -14,10 +14,10 @@ if not torch.cuda.is_available():
 from policies import build_policy
 from runtime.engine.clock import DeviceClock
 from runtime.engine.engine import StepRun
-from runtime.engine.graphs import ladder
 from runtime.engine.offline import run_offline
 from runtime.engine.torch_engine import make_engine
-from runtime.scheduler import Scheduler, SchedulerConfig
+from runtime.scheduler import Batch, Scheduler, SchedulerConfig
+from runtime.scheduler.graph_sizes import chunked_size, ladder
 from tests.gpu.small import HALF, small
 from tests.tiny.serving import POLICY, prompts, sequence
 
@@ -30,20 +30,26 @@ def test_steps_follow_each_other_and_say_how_they_ran(overlap: bool, cuda_graph:
     scheduler = Scheduler(sizes, build_policy(POLICY))
     engine = make_engine(model.config, model.half, HALF, sizes, scheduler.memory.table, cuda_graph=cuda_graph)
     runs: list[StepRun] = []
-    phases: list[tuple[int, int]] = []
+    batches: list[Batch] = []
     launch, collect = engine.launch, engine.collect
-    engine.launch = lambda batch: phases.append((len(batch.chunks), len(batch.decodes))) or launch(batch)  # type: ignore
+    engine.launch = lambda batch: batches.append(batch) or launch(batch)  # type: ignore
     engine.collect = lambda ticket: runs.append((result := collect(ticket)).run) or result  # type: ignore
     begun_s = time.monotonic()
     asked = prompts(30, 40, 50, 60, 70, vocab_size=8192)
     for _ in run_offline(scheduler, engine, [sequence(i, p, 20) for i, p in enumerate(asked)], overlap=overlap):
         pass
     ended_s = time.monotonic()
-    assert len(runs) == len(phases)
-    for run, (chunks, decodes) in zip(runs, phases, strict=True):
-        assert run.graph == (cuda_graph and not chunks)
-        count = chunks + decodes
-        assert run.padded_sequences == (min(s for s in ladder(12) if s >= count) if run.graph else count)
+    assert len(runs) == len(batches)
+    for run, batch in zip(runs, batches, strict=True):
+        chunks, count = batch.chunks, len(batch.chunks) + len(batch.decodes)
+        if chunks:
+            longest = max(chunk.start + chunk.tokens for chunk in chunks)
+            size = chunked_size(len(chunks), sum(chunk.tokens for chunk in chunks), longest, len(batch.decodes))
+            assert run.graph == (cuda_graph and size > 0)
+            assert run.padded_sequences == count
+        else:
+            assert run.graph == cuda_graph
+            assert run.padded_sequences == (min(s for s in ladder(12) if s >= count) if run.graph else count)
         assert 0 < run.duration_s < 5
     ends = [run.start_s + run.duration_s for run in runs]
     slack_s = 1e-3  # the clocks meet within the host's wake-up

@@ -52,7 +52,8 @@ def test_what_the_scheduler_counted_reaches_the_table(client: str, tmp_path: Pat
     left = load_run(tmp_path / "run")
     table = left.requests
     assert (table["status"] == "ok").all()
-    assert left.tokens.groupby("request_id").size().to_dict() == table.set_index("request_id")["output_tokens"].to_dict()
+    came = left.tokens.groupby("request_id").size()
+    assert came.to_dict() == table.set_index("request_id")["output_tokens"].to_dict()
     assert (table["chunks"] > 0).all()
     preempted = table["preemptions"] > 0
     assert preempted.any()

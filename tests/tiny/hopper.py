@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from runtime.kernels import fused_fp8, fused_moe, paged_attention
+from runtime.kernels import fused, fused_fp8, fused_moe, paged_attention, skinny
 from runtime.kernels.fp8 import LARGEST
 from runtime.kernels.paged_attention import AttentionShape
 
@@ -34,6 +34,8 @@ class Compiled(NamedTuple):
         shared_bytes: Of each program.
         wgmma: Whether it has Hopper's matrix instructions.
         copies: Whether loads run ahead in shared memory.
+        early: The first instruction that reads or writes global memory before the kernel has waited for the one before
+            it; None where there is none, or where the kernel is not launched early.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Compiled(NamedTuple):
     shared_bytes: int
     wgmma: bool
     copies: bool
+    early: str | None
 
 
 class Case(NamedTuple):
@@ -101,12 +104,43 @@ def experts(values: str) -> Iterator[Case]:
         yield Case(case, fused_moe._grouped_product, types, constants, tiling.warps, tiling.stages)
 
 
+def products() -> Iterator[Case]:
+    tiling = skinny.TILING
+    for bias in (False, True):
+        constants = {
+            "INPUTS": 4096,
+            "ROWS": 16,
+            "OUTPUTS": tiling.outputs,
+            "DEPTH": tiling.depth,
+            "LINES": tiling.lines,
+            "LINE": 64,
+            "BIAS": bias,
+            "PDL": True,
+        }
+        types = dict.fromkeys(("x", "weight", "bias", "out"), HALF) | dict.fromkeys(("rows", "outputs"), "i32")
+        case = f"skinny {'with' if bias else 'without'} bias"
+        yield Case(case, skinny._skinny, types, constants, tiling.warps, tiling.stages)
+
+
+def rows() -> Iterator[Case]:
+    block = {"BLOCK": 4096, "PDL": True}
+    norm = {"x": HALF, "weight": HALF, "width": "i32", "eps": "fp32"}
+    yield Case("norm", fused._rms_norm, norm | {"out": HALF}, block, 8, 3)
+    yield Case("add and norm", fused._add_rms_norm, norm | {"residual": HALF}, block, 8, 3)
+    gate = {"x": HALF, "out": HALF, "width": "i32"}
+    yield Case("gate", fused._silu_and_mul, gate, {"BLOCK": 1024, "PDL": True}, 4, 3)
+    heads = dict.fromkeys(("qkv", "q_weight", "k_weight", "cos", "sin", "keys", "values"), HALF) | {"slots": "*i64"}
+    heads |= {"eps": "fp32", "heads": "i32", "kv_heads": "i32"}
+    sizes = {"NORM": True, "HALF": 64, "BLOCK": 64, "HEADS": 4, "PDL": True}
+    yield Case("rotate", fused._rotate_and_store, heads, sizes, 2, 3)
+
+
 def small() -> Iterator[Case]:
     pdl = {"PDL": True}
     yield Case(
         "merge",
         paged_attention._merge,
-        {"partial": FLOAT, "weights": FLOAT, "out": HALF, "item_starts": INT},
+        {"partial": FLOAT, "weights": FLOAT, "out": HALF, "query_starts": INT, "item_starts": INT},
         {"HEADS": 32, "HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK": 16, **pdl},
         2,
         3,
@@ -159,7 +193,16 @@ def compiled(case: Case) -> Compiled:
         usage = subprocess.run([_ASSEMBLED, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     stack, local = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("STACK", "LOCAL"))  # type: ignore[index]
     ptx = made.asm["ptx"]
-    return Compiled(case.name, stack + local, made.metadata.shared, "wgmma.mma_async" in ptx, "cp.async.cg" in ptx)
+    before = ptx.partition("griddepcontrol.wait")[0] if case.constants["PDL"] else ""
+    early = re.search(r"^.*\b(?:ld\.global|st\.global|cp\.async|atom|red)\b.*$", before, re.MULTILINE)
+    return Compiled(
+        case.name,
+        stack + local,
+        made.metadata.shared,
+        "wgmma.mma_async" in ptx,
+        "cp.async.cg" in ptx,
+        early and early[0].strip(),
+    )
 
 
 def cases() -> Iterator[Case]:
@@ -168,6 +211,8 @@ def cases() -> Iterator[Case]:
     yield from attention(128, FP8)
     yield from experts(HALF)
     yield from experts(FP8)
+    yield from products()
+    yield from rows()
     yield from small()
 
 

@@ -9,10 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.calibrate.places import Place, coarse_grid, decoding, leave_one_out, next_place
+from harness.calibrate.bench import Bench
+from harness.calibrate.places import (
+    Place,
+    coarse_grid,
+    decoding,
+    leave_one_out,
+    next_place,
+    smallest_of_each_kind,
+)
+from harness.compose import compose
+from harness.simulator.engine import EngineOptions, Shapes
+from policies import build_policy
+from runtime.engine.place import EnginePlace
 from runtime.scheduler import SchedulerConfig
+from runtime.server.config import EngineSpec
 
 SIZES = SchedulerConfig(pages=4096, page_size=16, max_running=64, max_context=8192)
+BENCH = Bench(
+    EngineSpec("runtime.engine.emulated.build", {"vocab_size": 1000}),
+    build_policy(compose([]).policy),
+    EnginePlace(SIZES, 8192, 0, 1, ""),
+)
 
 
 @given(
@@ -34,6 +52,36 @@ def test_every_place_of_the_grid_fits_the_server(
         assert 0 < min(contexts) <= max(contexts) <= max_context
         assert sum(-(-tokens // page_size) for tokens in contexts) <= pages
         assert place.prefills * place.chunk <= step_tokens
+
+
+@given(st.integers(1, 64), st.integers(64, 20_000))
+def test_a_third_of_every_beginning_of_the_grid_prefills(max_running: int, step_tokens: int) -> None:
+    grid = coarse_grid(SchedulerConfig(50_000, 16, max_running, 40_000), step_tokens)
+    kinds = [place.kind for place in grid]
+    for end in range(6, len(kinds)):
+        if "prefill" in kinds[end:]:
+            assert kinds[:end].count("prefill") >= end / 3
+        if {"prefill", "decode"} <= set(kinds[end:]):
+            assert kinds[:end].count("mixed") <= end / 6, "mixed steps wait"
+
+
+def test_decodes_of_every_usual_batch_and_context_are_in_the_grid() -> None:
+    grid = set(coarse_grid(SchedulerConfig(100_000, 16, 256, 40_960), 8192))
+    assert {decoding(1 << power, 128 << octave) for power in range(9) for octave in range(6)} <= grid
+    assert {Place(1, 16 << power) for power in range(10)} <= grid
+
+
+def test_what_warms_up_is_small_and_of_every_kind() -> None:
+    warming = smallest_of_each_kind(coarse_grid(SIZES, 8192))
+    assert sorted(place.kind for place in warming) == ["decode", "mixed", "prefill"]
+    assert all(sum(place.contexts()) < 1000 for place in warming)
+
+
+@given(st.sampled_from(coarse_grid(SIZES, 8192)), st.booleans())
+def test_a_place_is_the_step_that_the_simulator_sees(place: Place, cuda_graph: bool) -> None:
+    seen, graph = Shapes(EngineOptions(cuda_graph=cuda_graph, max_graph_sequences=64))(BENCH.batch(place))
+    assert seen == place.shape(seen.decode_rows)
+    assert graph or seen.decode_rows == place.decodes
 
 
 def test_the_beginning_of_the_grid_covers_every_kind() -> None:

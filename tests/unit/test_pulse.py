@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("msgspec")
 
-from runtime.messages import Alive  # noqa: E402
-from runtime.scheduler import Batch, Chunk, Sequence, Snapshot  # noqa: E402
-from runtime.server.pulse import Pulse, Vigil, beat_s  # noqa: E402
+from runtime.messages import Alive
+from runtime.scheduler import Batch, Chunk, Sequence, Snapshot
+from runtime.server.pulse import Pulse, Vigil, beat_s
 
 NAMES = ["tokenizer.0", "worker.0", "worker.1", "detokenizer"]
 

@@ -13,6 +13,10 @@ if not ON_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="the kernels are written in Triton, which is not installed")
 
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+
+from runtime.kernels import Weight, fused
+from runtime.kernels.fused import FusedKernels
 from runtime.kernels.skinny import TILING, SkinnyTiling, _skinny, skinny_linear, skinny_tiling
 
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -83,3 +87,27 @@ def test_products_that_were_faster_so(rows: int, inputs: int, outputs: int) -> N
 )
 def test_products_that_cublas_keeps(rows: int, inputs: int, outputs: int) -> None:
     assert skinny_tiling(rows, inputs, outputs) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "overlap_launch", "taken"), [(1, True, True), (16, True, True), (17, True, False), (1, False, False)]
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_layers_take_it_for_few_rows(
+    rows: int, overlap_launch: bool, taken: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut: list[SkinnyTiling] = []
+
+    def exactly(
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, tiling: SkinnyTiling, *, overlap_launch: bool
+    ) -> torch.Tensor:
+        assert overlap_launch
+        cut.append(tiling)
+        return F.linear(x, weight, bias)
+
+    monkeypatch.setattr(fused, "skinny_linear", exactly)
+    x, weight = noise(rows, 1024, seed=0), noise(4096, 1024, seed=1)
+    offset = noise(4096, seed=2) if bias else None
+    found = FusedKernels(overlap_launch=overlap_launch).linear(x, Weight(weight, None), offset)
+    assert cut == [TILING] * taken
+    assert torch.equal(found, F.linear(x, weight, offset))

@@ -51,6 +51,23 @@ def test_a_knob_that_is_named_twice_has_the_last_values() -> None:
     assert words_of("tp=1,2", "tp=4,8") == [("tp=4",), ("tp=8",)]
 
 
+def test_an_experiment_sweeps_its_knobs_and_the_command_has_the_last_word() -> None:
+    orders = [("policy/order=fcfs",), ("policy/order=sjf",), ("policy/order=lpm",), ("policy/order=random",)]
+    assert words_of("experiment=order") == orders
+    assert words_of("experiment=order", "policy/order=sjf,edf", "tp=1,2") == [
+        ("policy/order=sjf", "tp=1"),
+        ("policy/order=sjf", "tp=2"),
+        ("policy/order=edf", "tp=1"),
+        ("policy/order=edf", "tp=2"),
+    ]
+    (cell,) = expand(["policy/order=sjf", "experiment=order"])
+    assert cell.config.policy["order"]["name"] == "sjf"
+    assert cell.config.trace.generate is not None
+    assert cell.config.trace.generate["requests"] == 800
+    with pytest.raises(ConfigError, match=r"experiment=order,tp: .* name one experiment"):
+        expand(["experiment=order,tp"])
+
+
 def test_what_runs_the_same_is_one_cell() -> None:
     assert words_of("trace.rate=1,1.0,2") == [("trace.rate=1",), ("trace.rate=2",)]
 

@@ -20,6 +20,7 @@ from runtime.attention.base import AttentionMetadata
 from runtime.attention.split import SplitAttention
 from runtime.attention.torch import TorchAttention
 from runtime.attention.triton import TritonAttention, split_kv
+from runtime.engine.chunk_graphs import chunked_limits
 from runtime.engine.torch_engine import TorchEngine
 from runtime.kernels.fp8 import FP8
 from runtime.scheduler import SchedulerConfig
@@ -136,6 +137,34 @@ def test_a_graph_step_planned_anew(lengths: list[int]) -> None:
     assert_close(step.attend(1, before.q), before.expected())
     step.plan(now.lengths, now.pages + offset)
     assert_close(step.attend(1, now.q), now.expected())
+
+
+@pytest.mark.parametrize("page_size", [1, 16])
+@pytest.mark.parametrize(
+    ("chunks", "decodes"),
+    [([(0, 40), (64, 3), (0, 5)], [1, 17, 200]), ([(5, 48)], []), ([(0, 1)], [3, 70] * 7 + [1]), ([(30, 41)], [300])],
+    ids=str,
+)
+def test_a_captured_step_with_chunks_planned_anew(
+    chunks: list[tuple[int, int]], decodes: list[int], page_size: int
+) -> None:
+    """Chunks, a chunk of padding and decodes in tables with room for more; a plan replaces the one before."""
+    size = 64
+    most = chunked_limits(size, 20, page_size)
+    steps = []
+    for parts, singles in (([(0, 10), (100, 30)], [250] * 20), (chunks, decodes)):
+        padding = size - sum(count for _, count in parts) - len(singles)
+        steps.append(Step([*parts, (0, padding)] if padding else parts, singles, page_size=page_size))
+    pool = torch.cat([step.kv for step in steps], dim=2)
+    attention = TritonAttention(pool, page_size, steps[0].heads)
+    columns = max(step.pages.shape[1] for step in steps)
+    tables = torch.full((attention.chunked_entries(most, columns),), -1, dtype=torch.int32, device=DEVICE)
+    captured = attention.chunked_step(most, steps[0].slots, tables)
+    offset = 0
+    for step in steps:
+        captured.plan(step.queries, step.lengths, step.pages + offset, step.prefills)
+        assert_close(captured.attend(1, step.q), step.expected())
+        offset += step.kv.shape[2] // page_size
 
 
 @pytest.mark.parametrize(

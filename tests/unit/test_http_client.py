@@ -1,0 +1,101 @@
+"""What the HTTP client makes of a stream: how many tokens there were, and what a server tells beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("aiohttp")
+
+from harness.live.http import Endpoint, HttpTransport
+from harness.live.player import Player
+from harness.workload import Workload
+from traces.prompts import PromptMaker
+from traces.schema import Trace
+
+
+@contextmanager
+def answering(events: list[dict[str, Any]]) -> Iterator[str]:
+    """A server that answers every completion with these events; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # the base class's name
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for event in events:
+                self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+            self.wfile.write(b"data: [DONE]\n\n")
+
+        def log_message(self, *args: Any) -> None:
+            """Not to standard error."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def replayed(events: list[dict[str, Any]]) -> tuple[dict[str, Any], list[int]]:
+    """The request table of one request so answered, and its tokens' positions."""
+    trace = Trace.build("one", arrival_s=[0.0], prompt_tokens=[8], output_tokens=[3])
+    workload = Workload(trace)
+    with answering(events) as url:
+        transport = HttpTransport(Endpoint(url, "model", None, False, 10.0, {}), workload, PromptMaker(trace, 100, 0))
+        player = Player(workload, transport, 10.0, keep_tokens=True)
+        try:
+            assert player.play(lambda progress: True).complete
+        finally:
+            transport.close()
+    tokens = player.tokens()
+    assert tokens is not None
+    return player.log.columns(0.0), tokens["token"].tolist()
+
+
+def text(words: str, reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "text": words, "finish_reason": reason}]}
+
+
+def usage(tokens: int) -> dict[str, Any]:
+    details = {"cached_tokens": 4}
+    return {"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": tokens, "prompt_tokens_details": details}}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [text("a"), text("b"), text("c"), text("", "length"), usage(3)],
+        [text("a"), text("b"), text("c", "length"), usage(3)],  # the last chunk is a token
+        [text("a"), text(""), text("b"), text("\ufffd", "length"), usage(3)],  # it is text that was held back
+        [text("a"), text("b"), text("c", "length")],  # no usage: as many as chunks with text
+    ],
+    ids=["an end of its own", "a token at the end", "held back text at the end", "no usage"],
+)
+def test_tokens_are_those_that_the_server_counted(events: list[dict[str, Any]]) -> None:
+    table, tokens = replayed(events)
+    assert tokens == [0, 1, 2]
+    assert table["output_tokens"].tolist() == [3]
+
+
+def test_what_only_our_server_tells_is_null_from_another() -> None:
+    told = {"chunks": 2, "preemptions": 1, "recomputed_tokens": 9, "preempted_s": 0.25}
+    table, _ = replayed([text("a"), text("b"), text("c"), text("", "length") | {"counts": [told]}, usage(3)])
+    assert {name: table[name].item(0) for name in told} == told
+    assert table["cached_tokens"].tolist() == [4]
+    table, _ = replayed([text("a"), text("b"), text("c"), text("", "length"), usage(3)])
+    assert [table[name].item(0) for name in ("chunks", "preemptions", "recomputed_tokens")] == [-1, -1, -1]
+    assert np.isnan(table["preempted_s"]).all()
+    assert table["cached_tokens"].tolist() == [4]
