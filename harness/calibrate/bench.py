@@ -89,8 +89,7 @@ class Bench:
         self._steps += 1
         return Batch(self._steps, chunks, decodes, positions, [], _STALE)
 
-    def _launch(self, place: Place) -> tuple[Any, float]:
-        batch = self.batch(place)
+    def _launch(self, batch: Batch) -> tuple[Any, float]:
         begun_s = time.perf_counter()
         ticket = self.engine.launch(batch)
         return ticket, time.perf_counter() - begun_s
@@ -104,9 +103,9 @@ class Bench:
     def _in_flight(self, place: Place, repeats: int) -> list[StepTimes]:
         """Each launched while the one before runs, as with overlap: on a CPU launching takes from what runs."""
         times = []
-        ahead = self._launch(place)
+        ahead = self._launch(self.batch(place))
         for _ in range(repeats + 1):
-            ticket, ahead = ahead, self._launch(place)
+            ticket, ahead = ahead, self._launch(self.batch(place))
             times.append(self._collect(*ticket))
         self._collect(*ahead)
         return times
@@ -115,10 +114,11 @@ class Bench:
         """Each launched while the GPU is kept waiting, so that its time is the device's alone."""
         import torch
 
-        times = [self._collect(*self._launch(place))]
+        times = [self._collect(*self._launch(self.batch(place)))]
         for _ in range(repeats):
+            batch = self.batch(place)  # before the wait begins: it is to cover the launch alone
             # The first launch may have loaded a kernel: it would have the GPU wait for long.
             wait_s = _SHADOW * min(one.launch_s for one in times)
             torch.cuda._sleep(int(wait_s * _CYCLES_S))  # type: ignore[no-untyped-call]  # noqa: SLF001
-            times.append(self._collect(*self._launch(place)))
+            times.append(self._collect(*self._launch(batch)))
         return times

@@ -37,6 +37,7 @@ _POINT_SHARE = 0.02  # of the time, that a point may take beyond its first round
 _STEP_SHARE = 0.015  # of the time, that one step may take to be measured at all
 _LOOPS = range(3)  # of the serving loop, for each kind of requests
 _LOOP_SHARE = 0.08  # of the time, that they may take in all
+_MOST_PLACES = 320  # more would tell little, and make the cost model slow
 _LEAST_PLACES = 12  # measured even where the engine took all the time to build
 _SAVE_EVERY_S = 15.0
 _TELL_EVERY_S = 0.5
@@ -92,7 +93,7 @@ class Calibration:
         self._saved_s = self._told_s = self._part_begun_s = self._begun_s
 
     def run(self) -> MeasuredProfile:
-        """Measure until the time is up or every place is measured; an interruption keeps what there is.
+        """Measure until the time is up or there are places enough; an interruption keeps what there is.
 
         Raises:
             ValueError: A knob is wrong, or the engine cannot be built.
@@ -170,7 +171,7 @@ class Calibration:
         tried = set(grid)
         idle = 0  # turns in a row in which there was nothing left to measure
         for kind in cycle(TURNS):
-            if self._left_s() < 0 or idle > len(TURNS):
+            if self._left_s() < 0 or len(self.places) >= _MOST_PLACES or idle > len(TURNS):
                 return
             idle += 1
             kin = [index for index, place in enumerate(self.places) if place.kind == kind]
@@ -206,9 +207,9 @@ class Calibration:
         times: list[StepTimes] = []
         launches_s: list[float] = []
         while len(times) < _MOST_REPEATS:
-            first, *others_behind = self._times(bench, others, place, _ROUND)
-            launches_s += [first.launch_s, *(one.launch_s for one in others_behind)]
-            times += others_behind
+            measured = self._times(bench, others, place, _ROUND)
+            launches_s += [one.launch_s for one in measured]
+            times += measured[1:]
             seconds = np.array([one.run.duration_s for one in times])
             spread_s = float(np.subtract(*np.percentile(seconds, (75, 25))))
             stable = spread_s / 1.35 / len(times) ** 0.5 < _STABLE * float(np.median(seconds))

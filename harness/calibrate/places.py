@@ -131,7 +131,7 @@ def coarse_grid(sizes: SchedulerConfig, step_tokens: int) -> list[Place]:
         *(decoding(batch, context) for batch in batches for context in _CONTEXTS),
         *(decoding(batch, context) for batch in batches[::2] for context in _LONG_CONTEXTS),
         *(decoding(batch, min(sizes.max_context, room // batch)) for batch in batches[-3:]),  # as much KV as there is
-        *(decoding(batch, context) for batch in _BETWEEN for context in _CONTEXTS[1::2]),
+        *(decoding(batch, context) for batch in _BETWEEN for context in _CONTEXTS[1:]),
         *(decoding(batch, context, 4 * context) for batch in batches[1:] for context in _CONTEXTS[1:4:2]),
         *(decoding(batch, 128, long) for batch in batches[2::2]),
     ]

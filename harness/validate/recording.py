@@ -90,8 +90,18 @@ class Recording:
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the first arrival to the last token."""
-        return float(self.run.summary["throughput"]["duration_s"])
+        """Seconds from the first arrival to the last token.
+
+        Raises:
+            ValidationError: No request that counts was served.
+        """
+        duration_s = self.run.summary["throughput"]["duration_s"]
+        if duration_s is None:
+            raise ValidationError(
+                f"{self.run.path}: no request that counts was served; set workload.warmup_s="
+                f"{self.config.workload.warmup_s:g} to less than the workload lasts"
+            )
+        return float(duration_s)
 
 
 def check_alike(real: Recording, twin: Recording) -> None:

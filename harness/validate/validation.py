@@ -199,6 +199,7 @@ def validate(
     first = recordings[0]
     for other in [*recordings[1:], *found.twins.values()]:
         check_alike(first, other)
+    real_s = first.duration_s
     own = _own_errors(recordings)
     for name, twin in found.twins.items():
         difference, shared = shared_steps(first.record, twin.record)
@@ -210,7 +211,7 @@ def validate(
                 "nowhere" if difference is None else str(difference),
                 shared,
                 len((first.record.steps or {"start_s": ()})["start_s"]),
-                first.duration_s / took_s[name] if name in took_s else float("nan"),
+                real_s / took_s[name] if name in took_s else float("nan"),
             )
         )
     simulated = next((run for run in found.twins.values() if run.config.backend["name"] == "sim"), None)

@@ -19,7 +19,7 @@ from runtime.scheduler import Batch, SchedulerConfig
 from runtime.scheduler.graph_sizes import CHUNKED_SIZES, LONGEST_CHUNKED, MOST_CHUNKS, chunked_size
 from tests.gpu.small import HALF, Small, exact_logits, greedy, small
 from tests.tiny.serving import prompts
-from tests.unit.test_graph_sizes import batch_of
+from tests.tiny.steps import batch_of
 
 COUNT = 24
 SHARED = prompts(200, vocab_size=8192, seed=9)[0]
@@ -77,7 +77,7 @@ class Steps:
 
 def assert_alike(found: torch.Tensor, expected: torch.Tensor) -> None:
     error = (found - expected).norm() / expected.norm()
-    assert error < 2e-2, error  # never true of NaN
+    assert error < 3e-2, error  # of two roundings; never true of NaN
 
 
 @pytest.mark.parametrize(("kv_heads", "page_size"), [(4, 16), (4, 1), (2, 16)])

@@ -168,6 +168,9 @@ def test_points_left_out_are_predicted_within_a_few_percent():
     assert exact.p95 < 0.03
     assert noisy.median < 0.02
     assert len(exact.errors) == len(places())
+    kinds = [exact.of(kind) for kind in ("prefill", "decode", "mixed")]
+    assert sorted(error for kind in kinds for error in kind.errors) == sorted(exact.errors)
+    assert len(kinds[1].errors) == sum(shape.prefill_sequences == 0 for shape in places())
 
 
 def test_an_eager_decode_step_tells_nothing_where_a_graph_was_captured():

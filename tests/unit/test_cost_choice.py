@@ -18,6 +18,7 @@ from harness.cost.measured import STAGES, HostPoint, ProfileError
 from harness.cost.nonnegative import nonnegative_least_squares
 from harness.cost.profile import ProfileCost
 from harness.cost.roofline import Roofline
+from harness.cost.shape import StepShape
 from harness.experiment import load_trace
 from harness.simulator.simulation import Simulation
 from harness.workload import Workload
@@ -125,6 +126,21 @@ def test_host_stages_are_recovered():
     both = [*host(overlap=True), *host(overlap=False, slower=3.0)]
     fast, slow = (fit_stage(both, "commit", overlap=overlap).at(8, 8) for overlap in (True, False))
     assert slow == pytest.approx(3 * fast, rel=0.01)
+
+
+def test_a_hop_measured_once_takes_what_was_measured():
+    assert hop_costs([HostPoint("hop", 1, 1, False, True, 53e-6, 1e-6, 40)])["hop_s"] == pytest.approx(53e-6, rel=0.01)
+
+
+def test_an_eager_launch_leads_by_all_but_a_graphs_own_whatever_the_chunk():
+    """A chunk's tokens are no sequences: a graph's launch is measured at as many of one as of the other."""
+    graphs = [HostPoint("launch", n, n, True, True, 6e-4 + 2e-6 * n, 1e-6, 20) for n in (1, 4, 32, 256)]
+    eager = [HostPoint("launch", 1, tokens, False, True, 15e-3, 1e-5, 20) for tokens in (16, 512, 8192)]
+    base = roofline("qwen3_8b", "h100", 1)
+    measured = ProfileCost(replace(profile(base), host=[*graphs, *eager]), base)
+    for tokens in (16, 8192):
+        chunk = StepShape(1, tokens, tokens * (tokens + 1) // 2, tokens, sampled=1)
+        assert measured.lead_s(chunk) == pytest.approx(15e-3 - 6e-4, rel=0.03)
 
 
 def test_measured_stages_become_the_simulators_costs_unless_they_are_set(there):

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.simulator.engine import EngineOptions, Shapes
-from runtime.scheduler import Batch, Chunk, Sequence, Snapshot
 from runtime.scheduler.graph_sizes import CHUNKED_SIZES, LONGEST_CHUNKED, MOST_CHUNKS, chunked_size, ladder
+from tests.tiny.steps import batch_of
 
 MOST = CHUNKED_SIZES[-1]
-
-
-def batch_of(chunks: list[tuple[int, int]], decodes: list[int]) -> Batch:
-    """A step of chunks, (tokens before, tokens), the last of which ends its prompt, and of decodes at positions."""
-    sequences = [Sequence(index, 4096, np.zeros(4096, np.int32), 8) for index in range(len(chunks) + len(decodes))]
-    made = [
-        Chunk(sequence, before, tokens, samples=index == len(chunks) - 1)
-        for index, (sequence, (before, tokens)) in enumerate(zip(sequences, chunks, strict=False))
-    ]
-    return Batch(0, made, sequences[len(chunks) :], decodes, [], Snapshot(0, len(sequences), 0, 0, 0, 0))
 
 
 @given(st.integers(1, 40), st.integers(1, 2 * MOST), st.integers(1, 2 * LONGEST_CHUNKED), st.integers(0, 300))

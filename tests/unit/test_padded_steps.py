@@ -14,7 +14,7 @@ from runtime.engine.memory import kv_pool  # noqa: E402
 from runtime.engine.torch_engine import load_model  # noqa: E402
 from runtime.models.config import load_model_config  # noqa: E402
 from tests.tiny.serving import on_cpu, prompts  # noqa: E402
-from tests.unit.test_graph_sizes import batch_of  # noqa: E402
+from tests.tiny.steps import batch_of  # noqa: E402
 
 FIELDS = {
     "architectures": ["Qwen3ForCausalLM"],

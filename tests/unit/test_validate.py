@@ -120,6 +120,18 @@ def test_a_mistake_is_one_line(words: tuple[str, ...], named: str, capsys: pytes
     assert error.count("\n") == 1
 
 
+def test_a_warmup_as_long_as_the_workload_is_a_mistake_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("real", "twin"):
+        assert main(["run", *SMALL, "workload.warmup_s=1e6", f"hydra.run.dir={tmp_path / name}"]) == 0
+    capsys.readouterr()
+    assert main(["validate", str(tmp_path / "real"), str(tmp_path / "twin"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "workload.warmup_s=1e+06" in error
+    assert error.count("\n") == 1
+
+
 def test_rank_correlation_is_of_the_order_alone() -> None:
     values = np.array([3.0, 1.0, 2.0, 2.0])
     assert rank_correlation(values, values**3) == pytest.approx(1)
@@ -148,3 +160,25 @@ def test_recorded_steps_take_what_was_recorded() -> None:
     near = StepShape(0, 0, 0, 0, 7, 8, 360, 50, 7)
     assert cost.step_s(near) == 0.2
     assert cost.decode_s(7, 8, np.array([360]), np.array([50])).tolist() == [0.2]
+
+
+class Eager(Flat):
+    """Prompts take 10 us a token, and 15 ms to launch, of which the device waits for the first."""
+
+    def step_s(self, shape):  # type: ignore[no-untyped-def]
+        return 1e-5 * shape.prefill_tokens
+
+    def launch_s(self, shape, graph):  # type: ignore[no-untyped-def]
+        return 1e-3 if graph else 15e-3
+
+    def lead_s(self, shape):  # type: ignore[no-untyped-def]
+        return 14e-3
+
+
+def test_a_recorded_step_that_waited_for_its_launch_was_launched_as_long_as_it_took() -> None:
+    shapes = [StepShape(1, tokens, tokens, tokens) for tokens in (100, 8000)]
+    cost = RecordedCost(Eager(), shapes, np.array([25e-3, 81e-3]))
+    assert [cost.lead_s(shape) for shape in shapes] == pytest.approx([25e-3, 14e-3])
+    assert [cost.launch_s(shape, graph=False) for shape in shapes] == pytest.approx([26e-3, 15e-3])
+    assert [cost.busy_s(shape, graph=False) for shape in shapes] == pytest.approx([25e-3, 81e-3])
+    assert cost.launch_s(shapes[0], graph=True) == 1e-3
