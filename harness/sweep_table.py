@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+
+from harness.report.terminal import table_console
 
 
 class SweepTable(Callback):
@@ -16,12 +17,11 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table, as ``harness sweep`` does."""
         del kwargs
-        from rich.console import Console
 
         from harness.sweep.table import conclude
 
         # The sweep's directory has a time stamp that was resolved when the sweep began.
         directory = Path(str(OmegaConf.select(config, "hydra.sweep.dir")))
-        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        console = table_console()
         conclude(directory, console)
-        console.print(f"Run directories: {directory}", markup=False)
+        console.print(f"Run directories: {directory}", markup=False, soft_wrap=True)

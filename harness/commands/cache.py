@@ -10,10 +10,11 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.report.terminal import table_console
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
     from rich.table import Table
 
     from harness.cache.accesses import Accesses
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from harness.cost.model import ModelShape
     from traces.schema import Trace
 
-PIPE_WIDTH = 160
 POLICIES = "lru,fifo,lfu,slru,lfuda,gdsf,two_q,arc,s3fifo,sieve,wtinylfu,lhd,session,belady"
 STEPS = 8  # halvings of the distinct blocks, where no sizes are given
 EXAMPLE = """\
@@ -83,7 +83,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from harness.cache.plot import plot_curves
     from traces.load import load
 
-    console = _console()
+    console = table_console()
     if arguments.seeds < 1 or arguments.jobs < 1:
         raise CacheError(f"--seeds {arguments.seeds} --jobs {arguments.jobs}: expected 1 or more of each")
     if arguments.out is not None and arguments.out.suffix not in (".csv", ".parquet"):
@@ -221,9 +221,3 @@ def _save(cells: Sequence[Cell], block_size: int, path: Path) -> None:
             frame.to_parquet(path, index=False)
     except OSError as error:
         raise CacheError(f"--out {path}: cannot be written ({error.strerror or error})") from error
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.report.terminal import table_console
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any
@@ -26,7 +28,6 @@ examples:
 Overrides are those of harness run; trace.rate is where the search begins. --over, or a knob with several values,
 repeats it for each. 0.9 of the requests is what DistServe calls goodput; --attainment 0.99 is what MLPerf asks for.
 """
-PIPE_WIDTH = 160
 SHORT = 20  # a trace that lasts fewer times the SLO's longest limit may end before a queue has grown
 
 
@@ -70,7 +71,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _capacity(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
 
     from harness.config import ConfigError
     from harness.report.plots import check_format
@@ -80,7 +80,7 @@ def _capacity(arguments: argparse.Namespace) -> int:
     if arguments.out is not None and arguments.out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--out {arguments.out}: end it in .csv or .parquet")
     check_format(arguments.plot)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = table_console()
     cells = expand([*arguments.overrides, *arguments.over])
     for cell in cells:
         check(cell.config)

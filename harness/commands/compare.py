@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.report.terminal import table_console
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,7 +23,6 @@ examples:
   python -m harness compare runs/radix runs/naive
   python -m harness compare runs/radix vllm_result.json artifacts/aiperf benchmarks.json
 """
-PIPE_WIDTH = 160
 FROM_SEND = {"ttft_s": "ttft_from_send_s", "e2e_s": "e2e_from_send_s"}
 
 
@@ -35,7 +36,6 @@ def main(argv: Sequence[str]) -> int:
         The exit code: 0, or 2 where an argument is no run or a plot cannot be saved.
     """
     arguments = _parser().parse_args(argv)
-    from rich.console import Console
 
     from harness.metrics.compare import compare, measured
     from harness.metrics.importers.load import load_runs
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"harness compare: {error}\n")
         return 2
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    console = table_console()
     console.print(_table(comparison))
     plotted = [f"Plot: {plot}"] if curves else []
     for note in (_pairing(comparison), *comparison.notes, *plotted):

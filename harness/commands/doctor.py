@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
+
+from harness.report.terminal import table_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ examples:
 Exit code 1 where something has a problem, 0 where not: a note is worth knowing, and stops nothing.
 """
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "bold red"}
-_PIPE_WIDTH = 160  # columns where the output is not a terminal
 
 
 def main(argv: list[str]) -> int:
@@ -72,11 +72,10 @@ def _as_json(findings: Sequence[Finding]) -> str:
 
 
 def _show(findings: Sequence[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=_PIPE_WIDTH, highlight=False)
+    console = table_console()
     table = Table()
     for title in ("", "check", "found", "what to do"):
         table.add_column(title, no_wrap=title in ("", "check"), overflow="fold")

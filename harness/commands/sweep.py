@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.report.terminal import table_console
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
     from harness.sweep.cell import CellTask, Status
 
-PIPE_WIDTH = 160
 _EXAMPLE = """\
 examples:
   python -m harness sweep policy=radix,vllm trace.rate=1,2,4
@@ -75,7 +76,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
 
     from harness.report.plots import check_format
     from harness.sweep.directory import changed_since, locked, open_tasks, tasks_of
@@ -83,7 +83,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from harness.sweep.on_slurm import share_of
 
     check_format(arguments.plot)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = table_console()
     directory = arguments.out or Path("runs") / f"sweep_{distinct(arguments.overrides)}"
     tasks = tasks_of(expand(arguments.overrides), directory.absolute(), arguments.keep_tables)
     if arguments.share is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.report.terminal import table_console
 from traces import catalog, transforms
 from traces.errors import TraceError
 from traces.load import bundled, load
@@ -16,7 +17,6 @@ from traces.load import bundled, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rich.console import Console
     from rich.progress import TaskID
     from rich.table import Table
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from traces.schema import Trace
     from traces.stats import Stats
 
-PIPE_WIDTH = 120
 UNKNOWN = "-"
 MOST_WINDOWS = 24  # that a person reads; the plot shows all
 STATS_EXAMPLE = """\
@@ -203,7 +202,7 @@ def _stats(arguments: argparse.Namespace) -> None:
 
     trace = load(arguments.trace)
     stats = describe(trace, arguments.window_s)
-    console = _console()
+    console = table_console()
     console.print(f"Trace {trace.name}", highlight=False, soft_wrap=True, markup=False)
     for table in _tables(stats):
         console.print(table)
@@ -242,7 +241,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 def _fetch(arguments: argparse.Namespace) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = _console()
+    console = table_console()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     for name in arguments.names:
         catalog.lookup(name)  # a wrong name is said before anything is downloaded
@@ -274,7 +273,7 @@ def _list(_: argparse.Namespace) -> None:
         size = UNKNOWN if entry.bytes is None else _size(entry.bytes)
         here = "no" if catalog.find(name) is None else "yes"
         table.add_row(name, size, entry.licence, entry.title, here)
-    console = _console()
+    console = table_console()
     console.print(table)
     looked = ", ".join(str(directory) for directory in catalog.search_path())
     console.print(f"Looked for in {looked}", highlight=False, soft_wrap=True, markup=False)
@@ -317,7 +316,7 @@ def _flag(knob: str) -> str:
 def _report(trace: Trace, path: Path) -> None:
     size = path.stat().st_size
     said = f"{path}: {len(trace):,} requests, {_size(size)}"
-    _console().print(said, highlight=False, soft_wrap=True, markup=False)
+    table_console().print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 def _tables(stats: Stats) -> Iterator[Table]:
@@ -380,9 +379,3 @@ def _size(size_bytes: int) -> str:
         if size_bytes >= scale:
             return f"{size_bytes / scale:.1f} {unit}"
     return f"{size_bytes} B"
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)

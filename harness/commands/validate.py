@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from harness.report.terminal import table_console
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -27,7 +29,6 @@ examples:
 With overrides, those of harness run: the workload goes through backend=runtime as often as --repeats says, then through
 its twins on the pages, page size and limits that the server recorded. With run directories: the first is the real one.
 """
-_PIPE_WIDTH = 160
 _SHOWN = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
 _ALSO = ("requests_per_s", "output_tokens_per_s", "hit_ratio", "prefill_step_s", "decode_step_s", "mixed_step_s")
 
@@ -50,12 +51,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("words", nargs="*", help="overrides, as for harness run, or run directories")
     arguments = parser.parse_intermixed_args(argv)
 
-    from rich.console import Console
-
     from harness.errors import USER_ERRORS
     from harness.validate import validation
 
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    console = table_console()
 
     def say(line: str) -> None:
         console.print(f"{line} ...", style="dim", markup=False)
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
     _show(found, console)
-    console.print(f"Tables and pictures: {out}", markup=False)
+    console.print(f"Tables and pictures: {out}", markup=False, soft_wrap=True)
     return 0
 
 

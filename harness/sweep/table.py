@@ -59,7 +59,7 @@ def conclude(directory: Path, console: Console) -> None:
     if rows:
         _print_table(console, rows)
     for name, cell in failed[:MOST_ERRORS]:
-        console.print(f"failed: {name}: {cell.error}", style="red", markup=False)
+        console.print(f"failed: {name}: {cell.error}", style="red", markup=False, soft_wrap=True)
     if len(failed) > MOST_ERRORS:
         console.print(f"failed: {len(failed) - MOST_ERRORS} more; their reasons are in {CELLS}", style="red")
 
