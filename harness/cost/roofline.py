@@ -59,8 +59,8 @@ class Roofline(CostModel):
         weight_dtype: str = "bf16",
         kv_dtype: str = "bf16",
         step_overhead_s: float = 30e-6,
-        graph_launch_s: float = 15e-6,
-        kernel_launch_s: float = 4e-6,
+        graph_launch_s: float = 0.9e-3,
+        kernel_launch_s: float = 45e-6,
     ) -> None:
         model.check_tp(tp)
         for knob, dtype in (("weight_dtype", weight_dtype), ("kv_dtype", kv_dtype)):

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SECONDS = 300  # for one cell: only what hangs takes so long
 LARGEST_IMAGE = 60_000  # bytes
+LARGEST_DATA = 300_000  # bytes of data/ together
 EXERCISES = 3
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -61,7 +62,7 @@ def imported(path: Path) -> set[str]:
 
 
 def needs_torch(path: Path) -> bool:
-    return any(name == "torch" or name.startswith(("runtime.server", "harness.calibrate")) for name in imported(path))
+    return any(name == "torch" or name.startswith("runtime.server") for name in imported(path))
 
 
 def test_there_are_notebooks() -> None:
@@ -148,6 +149,14 @@ def test_each_is_listed_in_one_line() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[(\w+)\]\((\w+)\.ipynb\) \| .+ \|$", page, flags=re.MULTILINE)
     assert listed == [(path.stem, path.stem) for path in NOTEBOOKS]
+
+
+def test_the_data_are_small_and_each_is_described() -> None:
+    data = FOLDER / "data"
+    page = (data / "README.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `([\w.]+)/?` \| .+ \|$", page, flags=re.MULTILINE)
+    assert sorted(described) == sorted(path.name for path in data.iterdir() if path.name != "README.md")
+    assert sum(path.stat().st_size for path in data.rglob("*") if path.is_file()) < LARGEST_DATA
 
 
 def test_a_dirty_notebook_is_seen(tmp_path: Path) -> None:
