@@ -20,7 +20,7 @@ NEVER = float("nan")
 
 
 def ended(reason: str = "length") -> Ended:
-    return Ended(reason, None, 1, 9, 0, 1, 0, 0, *[NEVER] * 6)
+    return Ended(reason, None, 1, 9, 0, 1, 0, 0, 0.0, *[NEVER] * 6)
 
 
 @given(text=st.text(max_size=60), tail=st.binary(max_size=6))
