@@ -165,17 +165,6 @@ class ProfileCost(CostModel):
     def decode_s(
         self, sequences: int, rows: int, context: npt.NDArray[np.int64], longest: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
-        """``step_s`` of pure decode steps that differ in their context alone, bit for bit the same.
-
-        Args:
-            sequences: Sequences in every one of the steps (all are sampled).
-            rows: Rows of the linear layers in every one of the steps.
-            context: (steps,) KV tokens that each step reads.
-            longest: (steps,) KV tokens that the longest sequence of each step reads.
-
-        Returns:
-            (steps,) seconds.
-        """
         tokens = context.astype(np.float64)
         seconds = self._interpolation.decode_steps_s(sequences, rows, tokens, longest.astype(np.float64))
         every = np.full(len(tokens), float(sequences))

@@ -77,6 +77,17 @@ def exact_logits(model: Small, tokens: list[int]) -> torch.Tensor:
     return model.exact.logits(model.exact(torch.tensor(tokens, device="cuda"), slots, step))
 
 
+def assert_likeliest(model: Small, prompts: list[list[int]], count: int, continuations: list[list[int]]) -> None:
+    """Each token is the likeliest by the float32 reference, or so close to it that bfloat16 cannot tell."""
+    for prompt, tokens in zip(prompts, continuations, strict=True):
+        assert len(tokens) == count
+        logits = exact_logits(model, prompt + tokens[:-1])[len(prompt) - 1 :]
+        chosen = logits.gather(1, torch.tensor(tokens, device="cuda")[:, None])[:, 0]
+        behind = (logits.amax(1) - chosen) / logits.norm(dim=1) * logits.shape[1] ** 0.5
+        assert behind.max() < 0.1, behind.max()
+        assert (behind == 0).float().mean() > 0.85
+
+
 def greedy(
     model: Small,
     prompts: list[list[int]],

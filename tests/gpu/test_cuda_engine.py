@@ -14,7 +14,7 @@ pytest.importorskip("flashinfer", reason="needs FlashInfer")
 from runtime.attention.base import AttentionMetadata
 from runtime.attention.flashinfer import FlashInferAttention
 from runtime.engine.memory import kv_pool
-from tests.gpu.small import HALF, Small, exact_logits, greedy, small
+from tests.gpu.small import HALF, Small, assert_likeliest, exact_logits, greedy, small
 from tests.tiny.serving import prompts
 
 COUNT = 40
@@ -34,33 +34,24 @@ def model(request: pytest.FixtureRequest) -> Small:
     return small(request.param)
 
 
-def assert_likeliest(model: Small, continuations: list[list[int]]) -> None:
-    """Each token is the likeliest by the float32 reference, or so close to it that bfloat16 cannot tell."""
-    for prompt, tokens in zip(ASKED, continuations, strict=True):
-        assert len(tokens) == COUNT
-        logits = exact_logits(model, prompt + tokens[:-1])[len(prompt) - 1 :]
-        chosen = logits.gather(1, torch.tensor(tokens, device="cuda")[:, None])[:, 0]
-        behind = (logits.amax(1) - chosen) / logits.norm(dim=1) * logits.shape[1] ** 0.5
-        assert behind.max() < 0.1, behind.max()
-        assert (behind == 0).float().mean() > 0.85
-
-
 @pytest.mark.parametrize("cuda_graph", [True, False], ids=["graph", "eager"])
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "in_turn"])
 @pytest.mark.parametrize("page_size", [1, 16, 64])
 def test_greedy_tokens(model: Small, page_size: int, overlap: bool, cuda_graph: bool) -> None:
-    assert_likeliest(model, greedy(model, ASKED, COUNT, page_size=page_size, overlap=overlap, cuda_graph=cuda_graph))
+    assert_likeliest(
+        model, ASKED, COUNT, greedy(model, ASKED, COUNT, page_size=page_size, overlap=overlap, cuda_graph=cuda_graph)
+    )
 
 
 @pytest.mark.parametrize("batching", ["chunked", "prefill_first", "decode_first"])
 def test_chunked_prefill(model: Small, batching: str) -> None:
     policy = {"batching": {"name": batching, "step_tokens": 37}}
-    assert_likeliest(model, greedy(model, ASKED, COUNT, policy=policy))
+    assert_likeliest(model, ASKED, COUNT, greedy(model, ASKED, COUNT, policy=policy))
 
 
 def test_preemption_and_eviction(model: Small) -> None:
     policy = {"reservation": {"name": "none"}}
-    assert_likeliest(model, greedy(model, ASKED, COUNT, policy=policy, pages=60))
+    assert_likeliest(model, ASKED, COUNT, greedy(model, ASKED, COUNT, policy=policy, pages=60))
 
 
 def test_the_same_run_gives_the_same_tokens(model: Small) -> None:

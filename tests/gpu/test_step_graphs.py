@@ -17,7 +17,7 @@ from runtime.engine.inputs import step_inputs
 from runtime.engine.torch_engine import make_engine
 from runtime.scheduler import Batch, SchedulerConfig
 from runtime.scheduler.graph_sizes import CHUNKED_SIZES, LONGEST_CHUNKED, MOST_CHUNKS, chunked_size
-from tests.gpu.small import HALF, Small, exact_logits, greedy, small
+from tests.gpu.small import HALF, Small, assert_likeliest, greedy, small
 from tests.tiny.serving import prompts
 from tests.tiny.steps import batch_of
 
@@ -123,23 +123,12 @@ def test_the_ladder_is_what_replays(model: Small, cuda_graph: bool) -> None:
     steps.engine.close()
 
 
-def assert_likeliest(model: Small, continuations: list[list[int]]) -> None:
-    """Each token is the likeliest by the float32 reference, or so close to it that bfloat16 cannot tell."""
-    for prompt, tokens in zip(ASKED, continuations, strict=True):
-        assert len(tokens) == COUNT
-        logits = exact_logits(model, prompt + tokens[:-1])[len(prompt) - 1 :]
-        chosen = logits.gather(1, torch.tensor(tokens, device="cuda")[:, None])[:, 0]
-        behind = (logits.amax(1) - chosen) / logits.norm(dim=1) * logits.shape[1] ** 0.5
-        assert behind.max() < 0.1, behind.max()
-        assert (behind == 0).float().mean() > 0.85
-
-
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "in_turn"])
 @pytest.mark.parametrize("step_tokens", [37, 300])
 def test_greedy_tokens_of_mixed_steps(model: Small, step_tokens: int, overlap: bool) -> None:
     """Chunks beside decodes whose tokens are still in flight; pages that no step owns are NaN."""
     policy = {"batching": {"name": "chunked", "step_tokens": step_tokens}}
-    assert_likeliest(model, greedy(model, ASKED, COUNT, policy=policy, overlap=overlap))
+    assert_likeliest(model, ASKED, COUNT, greedy(model, ASKED, COUNT, policy=policy, overlap=overlap))
 
 
 @pytest.mark.parametrize("attention", ["triton", "flashinfer+triton"])
@@ -147,4 +136,4 @@ def test_whichever_backend_runs_the_other_steps(model: Small, attention: str) ->
     if "flashinfer" in attention:
         pytest.importorskip("flashinfer", reason="needs FlashInfer")
     policy = {"batching": {"name": "chunked", "step_tokens": 100}, "reservation": {"name": "none"}}
-    assert_likeliest(model, greedy(model, ASKED, COUNT, policy=policy, pages=60, attention=attention))
+    assert_likeliest(model, ASKED, COUNT, greedy(model, ASKED, COUNT, policy=policy, pages=60, attention=attention))

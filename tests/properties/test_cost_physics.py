@@ -16,9 +16,10 @@ from harness.cost.hardware import Hardware
 from harness.cost.model import ModelShape
 from harness.cost.roofline import Roofline
 from harness.cost.shape import StepShape
+from tests.cost.steps import LONGEST, assert_more_work_takes_no_less, step
+from tests.cost.steps import batches as any_batches
 
 CONF = Path(__file__).parents[2] / "conf"
-LONGEST = 131_072
 ROUNDING = 1e-12
 
 
@@ -39,25 +40,7 @@ models = st.sampled_from(sorted(MODELS))
 devices = st.sampled_from(sorted(DEVICES))
 dtypes = st.sampled_from(sorted(DTYPE_BYTES))
 tps = st.sampled_from([1, 2, 4, 8])
-chunks = st.tuples(st.integers(1, LONGEST), st.integers(0, LONGEST)).map(
-    lambda pair: (pair[0], min(pair[1], LONGEST - pair[0]))
-)  # (tokens, context before them)
-batches = st.tuples(st.lists(chunks, max_size=4), st.lists(st.integers(1, LONGEST), max_size=64)).filter(any)
-
-
-def step(batch, padding=0):
-    """The shape of a step: chunks of prompts, and one token each for sequences of the given contexts."""
-    chunked, contexts = batch
-    return StepShape(
-        prefill_sequences=len(chunked),
-        prefill_tokens=sum(q for q, _ in chunked),
-        prefill_pairs=sum(q * c + q * (q + 1) // 2 for q, c in chunked),
-        prefill_context=sum(q + c for q, c in chunked),
-        decode_sequences=len(contexts),
-        decode_rows=len(contexts) + (padding if contexts else 0),
-        decode_context=sum(contexts),
-        sampled=len(chunked) + len(contexts),
-    )
+batches = any_batches.filter(any)
 
 
 def mlp_weights(config, experts):
@@ -150,19 +133,7 @@ def test_with_endless_compute_one_token_takes_its_bytes(name, tp, context, prefi
 @given(models, devices, tps, dtypes, batches, st.data())
 def test_more_work_never_takes_less_time(name, device, tp, dtype, batch, data):
     cost = Roofline(SHAPES[name], DEVICES[device], tp, dtype, dtype)
-    seconds = cost.step_s(step(batch)) * (1 - ROUNDING)
-    chunked, contexts = batch
-    another = data.draw(st.integers(1, LONGEST), label="context of one more sequence")
-    assert cost.step_s(step((chunked, [*contexts, another]))) >= seconds
-    assert cost.step_s(step(([*chunked, (1, another - 1)], contexts))) >= seconds
-    assert cost.step_s(step(batch, padding=8)) >= seconds
-    if chunked:
-        tokens, before = chunked[0]
-        more = data.draw(st.integers(1, 4096), label="more tokens")
-        assert cost.step_s(step(([(tokens + more, before), *chunked[1:]], contexts))) >= seconds
-        assert cost.step_s(step(([(tokens, before + more), *chunked[1:]], contexts))) >= seconds
-    if contexts:
-        assert cost.step_s(step((chunked, [contexts[0] + another, *contexts[1:]]))) >= seconds
+    assert_more_work_takes_no_less(cost, batch, data, ROUNDING)
 
 
 @given(models, devices, st.sampled_from([1, 2, 4]), dtypes, batches)

@@ -13,9 +13,10 @@ from harness.cost.measured import StepPoint
 from harness.cost.profile import ProfileCost, monotone
 from harness.cost.roofline import Roofline
 from harness.cost.shape import StepShape
+from tests.cost.steps import assert_more_work_takes_no_less, step
+from tests.cost.steps import batches as any_batches
 from tests.cost.synthetic import engine_s, mixed, places, profile, roofline
 
-LONGEST = 131_072
 ROUNDING = 1e-9
 NAMES = [field.name for field in fields(StepShape)]
 
@@ -27,30 +28,11 @@ def cost(noise, tp=1):
 
 
 models = st.sampled_from([(0.0, 1), (0.02, 1), (0.2, 2)]).map(lambda key: cost(*key))
-chunks = st.tuples(st.integers(1, LONGEST), st.integers(0, LONGEST)).map(
-    lambda pair: (pair[0], min(pair[1], LONGEST - pair[0]))
-)  # (tokens, context before them)
 near = st.tuples(st.integers(1, 3000), st.integers(0, 30_000))  # where something was measured
 batches = st.one_of(
-    st.tuples(st.lists(chunks, max_size=4), st.lists(st.integers(1, LONGEST), max_size=64)),
+    any_batches,
     st.tuples(st.lists(near, max_size=3), st.lists(st.integers(1, 5000), max_size=200)),
 ).filter(any)
-
-
-def step(batch, padding=0):
-    """The shape of a step: chunks of prompts, and one token each for sequences of the given contexts."""
-    chunked, contexts = batch
-    return StepShape(
-        prefill_sequences=len(chunked),
-        prefill_tokens=sum(q for q, _ in chunked),
-        prefill_pairs=sum(q * c + q * (q + 1) // 2 for q, c in chunked),
-        prefill_context=sum(q + c for q, c in chunked),
-        decode_sequences=len(contexts),
-        decode_rows=len(contexts) + (padding if contexts else 0),
-        decode_context=sum(contexts),
-        decode_max_context=max(contexts, default=0),
-        sampled=len(chunked) + len(contexts),
-    )
 
 
 def columns(shapes):
@@ -70,19 +52,7 @@ def test_it_is_exact_where_it_was_measured():
 
 @given(models, batches, st.data())
 def test_more_work_never_takes_less_time(measured, batch, data):
-    seconds = measured.step_s(step(batch)) * (1 - ROUNDING)
-    chunked, contexts = batch
-    another = data.draw(st.integers(1, LONGEST), label="context of one more sequence")
-    assert measured.step_s(step((chunked, [*contexts, another]))) >= seconds
-    assert measured.step_s(step(([*chunked, (1, another - 1)], contexts))) >= seconds
-    assert measured.step_s(step(batch, padding=8)) >= seconds
-    if chunked:
-        tokens, before = chunked[0]
-        more = data.draw(st.integers(1, 4096), label="more tokens")
-        assert measured.step_s(step(([(tokens + more, before), *chunked[1:]], contexts))) >= seconds
-        assert measured.step_s(step(([(tokens, before + more), *chunked[1:]], contexts))) >= seconds
-    if contexts:
-        assert measured.step_s(step((chunked, [contexts[0] + another, *contexts[1:]]))) >= seconds
+    assert_more_work_takes_no_less(measured, batch, data, ROUNDING)
 
 
 @given(models, batches, st.integers(0, 64))

@@ -21,6 +21,23 @@ from runtime.layers.parts import Placement
 from runtime.models.config import load_model_config
 from runtime.scheduler import Scheduler, SchedulerConfig, Sequence, StepOutputs
 
+# A mixture of experts of Qwen3's kind, as a Hugging Face config; which layers are dense is the test's.
+MIXTURE: dict[str, Any] = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "vocab_size": 101,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "dtype": "float32",
+}
+
 POLICY: dict[str, Any] = {
     "order": {"name": "fcfs"},
     "batching": {"name": "chunked", "step_tokens": 2048},

@@ -26,26 +26,11 @@ from runtime.kernels.fused import FusedKernels
 from runtime.kernels.fused_fp8 import quantize_rows
 from runtime.layers.parts import Placement
 from runtime.models.config import load_model_config
-from tests.tiny.serving import Server, prompts
+from tests.tiny.serving import MIXTURE, Server, prompts
 from tests.tiny.threads import on_ranks
 
 CPU = torch.device("cpu")
-FIELDS: dict[str, Any] = {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "vocab_size": 101,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 256,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "mlp_only_layers": [0],
-    "dtype": "float32",
-}
+FIELDS: dict[str, Any] = {**MIXTURE, "mlp_only_layers": [0]}
 
 
 def placement(communicator: Communicator | None = None, **fp8: bool) -> Placement:

@@ -17,25 +17,9 @@ from runtime.kernels.fp8 import quantize
 from runtime.kernels.fused import FusedKernels
 from runtime.kernels.fused_moe import TILINGS, grouped_product, sort_by_expert
 from runtime.layers import parts
-from tests.tiny.serving import Server, prompts
+from tests.tiny.serving import MIXTURE, Server, prompts
 
-FIELDS: dict[str, Any] = {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "vocab_size": 101,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 256,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "norm_topk_prob": True,
-    "mlp_only_layers": [1],
-    "dtype": "float32",
-}
+FIELDS: dict[str, Any] = {**MIXTURE, "norm_topk_prob": True, "mlp_only_layers": [1]}
 
 fused, reference = FusedKernels(overlap_launch=ON_GPU and torch.cuda.get_device_capability() >= (9, 0)), TorchKernels()
 
