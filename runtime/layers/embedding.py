@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from runtime.kernels import Weight
 from runtime.layers.parts import Layer, Part, Placement
 
 
@@ -68,11 +69,12 @@ class LmHead(VocabularyLayer):
             Layer.__init__(self)
             self._communicator, self._vocab_size = placement.communicator, vocab_size
             self.weight = tied.weight
+        self._kernels = placement.kernels
         self._tied = tied is not None
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, hidden_size) to (rows, vocab_size), the same on every rank."""
-        logits = self._communicator.all_gather(F.linear(x, self.weight))
+        logits = self._communicator.all_gather(self._kernels.linear(x, Weight(self.weight, None)))
         return logits[:, : self._vocab_size]
 
     def parts(self, name: str) -> Iterator[Part]:

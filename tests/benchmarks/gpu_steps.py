@@ -1,7 +1,7 @@
 """Variants of the engine's steps, measured in turn: ``python -m tests.benchmarks.gpu_steps [PART ...]``.
 
-Parts: ``draw`` (choosing tokens: PyTorch and fused), ``linear`` (Qwen3-8B's products of few rows, after a small kernel
-as in a layer: cuBLAS and candidates), ``decode`` (whole decode steps of one model: the variants' CUDA graphs over one
+Parts: ``draw`` (choosing tokens: PyTorch and fused), ``linear`` (products of few rows, after a small kernel as in a
+layer: cuBLAS and ours), ``decode`` (whole decode steps of one model: the variants' CUDA graphs over one
 KV pool, in turn, their logits compared with float32's in a shorter model), ``prefill`` (16,384 tokens in a step, and
 its products). One that fails does not keep the others.
 """
@@ -12,8 +12,8 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -34,18 +34,15 @@ from runtime.engine.graphs import DecodeGraphs
 from runtime.engine.inputs import StepInputs
 from runtime.engine.memory import kv_pool
 from runtime.engine.torch_engine import load_model
-from runtime.kernels import Kernels, fused
+from runtime.kernels import fused
 from runtime.kernels.fused_sampling import fused_gumbel_argmax
 from runtime.kernels.gumbel import gumbel_argmax
-from runtime.kernels.skinny import TILING
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig, load_model_config
-from runtime.models.decoder import CausalLm
 from runtime.models.registry import build_model
 from tests.benchmarks.gpu_engine import CONF, copy_bandwidth, floor_ms, kernel_table
 from tests.benchmarks.gpu_kernels import LINEARS, VOCABULARY, attempt, graph_us, noise, replaced
-from tests.benchmarks.gpu_linears import Candidates, CutKernels, measure_candidates
-from tests.benchmarks.split_linear import Cut, fits
+from tests.benchmarks.gpu_linears import linears
 
 HALF = torch.bfloat16
 BATCHES = (1, 16, 64, 256)
@@ -83,20 +80,6 @@ def under(contexts: Iterable[Callable[[], AbstractContextManager[None]]], work: 
         for context in contexts:
             stack.enter_context(context())
         return work(*arguments)
-
-
-@contextmanager
-def kernels_of(model: CausalLm, kernels: Kernels) -> Iterator[None]:
-    """A model's layers with other kernels, for a while."""
-    layers: list[Any] = [module for module in model.modules() if hasattr(module, "_kernels")]
-    kept = [layer._kernels for layer in layers]
-    for layer in layers:
-        layer._kernels = kernels
-    try:
-        yield
-    finally:
-        for layer, kernel in zip(layers, kept, strict=True):
-            layer._kernels = kernel
 
 
 class Steps:
@@ -174,27 +157,14 @@ class Steps:
         return start.elapsed_time(end) / STEPS
 
 
-def captured_variants(steps: Steps, candidates: Candidates) -> dict[str, DecodeGraphs]:
+def captured_variants(steps: Steps) -> dict[str, DecodeGraphs]:
     """Graphs of what is to be compared."""
-    width, inner = steps.config.hidden_size, steps.config.num_attention_heads * steps.config.head_dim
-    gate_up = (2 * steps.config.intermediate_size, width)
-    more = {(width, inner, rows): Cut(TILING._replace(lines=32), 1) for rows in (1, 16)}
-    triton = AttentionChoice("flashinfer", "triton")
     variants: dict[str, tuple[AttentionChoice, list[Any]]] = {  # with what differs while it is captured
         "as it is": (AUTO, []),
         "products by cuBLAS": (AUTO, [partial(replaced, fused, "skinny_tiling", lambda *_: None)]),
         "no kernels overlap": (AUTO, [partial(replaced, fused, "OVERLAP_TOKENS", 0)]),
-        "Triton attention": (triton, []),
+        "Triton attention": (AttentionChoice("flashinfer", "triton"), []),
     }
-    kernels = {"gate fused": (AUTO, Candidates(gated=candidates.gated))}
-    if fits(width, inner, more[width, inner, 1]):
-        kernels["Triton attention, output fetched early"] = (triton, Candidates(more, None))
-    if candidates.cuts:
-        kernels["candidates' products"] = (AUTO, Candidates(candidates.cuts, None))
-        kernels["candidates' products, gate fused"] = (AUTO, candidates)
-        kernels["candidates' and Triton attention"] = (triton, candidates)
-    for variant, (attention, chosen) in kernels.items():
-        variants[variant] = (attention, [partial(kernels_of, steps.model, CutKernels(chosen, gate_up))])
     measured_sizes = partial(replaced, graphs, "ladder", lambda _: list(BATCHES))
     captured = {
         variant: attempt(variant, under, [measured_sizes, *contexts], steps.capture, attention)
@@ -203,12 +173,12 @@ def captured_variants(steps: Steps, candidates: Candidates) -> dict[str, DecodeG
     return {variant: graph for variant, graph in captured.items() if graph is not None}
 
 
-def logit_errors(name: str, candidates: Candidates) -> None:
+def logit_errors(name: str) -> None:
     """Each variant's logits in a model of few layers, against float32's: noise of bfloat16 grows with layers."""
     steps = Steps(name, max(BATCHES), num_hidden_layers=CHECKED_LAYERS)
     exact = steps.exact_logits(max(BATCHES), CONTEXT)
     print(f"logits of {CHECKED_LAYERS} layers of {name}, relative error to float32 at batch {BATCHES}")
-    for variant, graph in captured_variants(steps, candidates).items():
+    for variant, graph in captured_variants(steps).items():
         errors = []
         for batch in BATCHES:
             logits = attempt(variant, steps.step, graph, batch, CONTEXT)
@@ -218,13 +188,13 @@ def logit_errors(name: str, candidates: Candidates) -> None:
         print(f"  {variant:38s} | {' | '.join(f'{error:.1e}' for error in errors)}{wrong}", flush=True)
 
 
-def decode(bandwidth: float, name: str, candidates: Candidates) -> None:
+def decode(bandwidth: float, name: str) -> None:
     """Whole decode steps, variants in turn."""
-    attempt("logits", logit_errors, name, candidates)
+    attempt("logits", logit_errors, name)
     gc.collect()
     torch.cuda.empty_cache()
     steps = Steps(name, max(BATCHES))
-    captured = captured_variants(steps, candidates)
+    captured = captured_variants(steps)
     print(f"decode of {name}, contexts of {CONTEXT}, ms: median of {ROUNDS} rounds of {STEPS} steps, variants in turn")
     floors = [floor_ms(steps.config, steps.model, batch, bandwidth) for batch in BATCHES]
     print(f"  {'floor':38s} | {' | '.join(f'{floor:14.3f}' for floor in floors)}")
@@ -240,7 +210,7 @@ def decode(bandwidth: float, name: str, candidates: Candidates) -> None:
             ms = statistics.median(times[variant, batch])
             cells.append(f"{ms:7.3f} ({ms / floor:.2f}x)")
         print(f"  {variant:38s} | {' | '.join(cells)}", flush=True)
-    for batch in (1, 64):
+    for batch in (1, 64, 256):
         print(attempt("profile", steps.profile, captured["as it is"], batch))
 
 
@@ -291,15 +261,14 @@ def main() -> None:
     arguments = parser.parse_args()
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, device copy {bandwidth / 1e12:.2f} TB/s")
-    candidates = Candidates()
     for part in arguments.parts:
         begun_s = time.perf_counter()
         if part == "draw":
             attempt(part, draw, bandwidth)
         elif part == "linear":
-            candidates = attempt(part, measure_candidates, bandwidth) or Candidates()
+            attempt(part, linears, bandwidth)
         elif part == "decode":
-            attempt(part, decode, bandwidth, arguments.model, candidates)
+            attempt(part, decode, bandwidth, arguments.model)
         elif part == "prefill":
             attempt(part, prefill, arguments.model)
         else:

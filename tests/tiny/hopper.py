@@ -10,6 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,11 +106,11 @@ def experts(values: str) -> Iterator[Case]:
 
 
 def products() -> Iterator[Case]:
-    tiling = skinny.TILING
-    for bias in (False, True):
+    cuts = [(rows, tiling) for rows, tilings in skinny.TILINGS.items() for tiling in tilings]
+    for (rows, tiling), bias in product(cuts, (False, True)):
         constants = {
             "INPUTS": 4096,
-            "ROWS": 16,
+            "ROWS": rows,
             "OUTPUTS": tiling.outputs,
             "DEPTH": tiling.depth,
             "LINES": tiling.lines,
@@ -118,7 +119,8 @@ def products() -> Iterator[Case]:
             "PDL": True,
         }
         types = dict.fromkeys(("x", "weight", "bias", "out"), HALF) | dict.fromkeys(("rows", "outputs"), "i32")
-        case = f"skinny {'with' if bias else 'without'} bias"
+        cut = f"{tiling.outputs} outputs, {tiling.stages} stages"
+        case = f"skinny {rows} rows, {cut}, {'with' if bias else 'without'} bias"
         yield Case(case, skinny._skinny, types, constants, tiling.warps, tiling.stages)
 
 

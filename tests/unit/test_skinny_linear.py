@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
 from runtime.kernels import Weight, fused
 from runtime.kernels.fused import FusedKernels
-from runtime.kernels.skinny import TILING, SkinnyTiling, _skinny, skinny_linear, skinny_tiling
+from runtime.kernels.skinny import ALONE, DEEP, LARGE, SHALLOW, SkinnyTiling, _skinny, skinny_linear, skinny_tiling
 
 DEVICE = "cuda" if ON_GPU else "cpu"
 # Triton's interpreter rounds bfloat16 as NumPy can: float16 tests the same code.
@@ -72,18 +72,28 @@ def test_a_product_that_cannot_be_cut_is_refused(inputs: int, outputs: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("rows", "inputs", "outputs"),
-    [(1, 4096, 6144), (16, 4096, 4096), (7, 4096, 24576), (1, 1024, 6144), (1, 5120, 25600)],
-    ids=["queries", "output", "gate and up", "0.6B", "a half of 32B"],
+    ("rows", "inputs", "outputs", "tiling"),
+    [
+        (1, 4096, 6144, SHALLOW),
+        (16, 4096, 24576, SHALLOW),
+        (7, 4096, 4096, DEEP),
+        (1, 12288, 4096, DEEP),
+        (1, 5120, 7168, DEEP),
+        (1, 1024, 1024, DEEP),
+        (17, 4096, 6144, ALONE),
+        (64, 8192, 5120, ALONE),
+        (33, 4096, 24576, LARGE),
+        (64, 1024, 151936, LARGE),
+    ],
 )
-def test_products_that_were_faster_so(rows: int, inputs: int, outputs: int) -> None:
-    assert skinny_tiling(rows, inputs, outputs) == TILING
+def test_products_that_were_faster_so(rows: int, inputs: int, outputs: int, tiling: SkinnyTiling) -> None:
+    assert skinny_tiling(rows, inputs, outputs) == tiling
 
 
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs"),
-    [(17, 4096, 6144), (1, 12288, 4096), (1, 2048, 1024), (1, 4160, 6144), (1, 4096, 6152), (1, 512, 8192)],
-    ids=["more rows", "down", "few outputs", "depth", "outputs", "few inputs"],
+    [(65, 4096, 6144), (64, 12288, 4096), (64, 5120, 10240), (1, 4160, 6144), (1, 4096, 6152), (1, 256, 8192)],
+    ids=["more rows", "few programs", "a few more than processors", "depth", "outputs", "few inputs"],
 )
 def test_products_that_cublas_keeps(rows: int, inputs: int, outputs: int) -> None:
     assert skinny_tiling(rows, inputs, outputs) is None
@@ -109,5 +119,5 @@ def test_layers_take_it_for_few_rows(
     x, weight = noise(rows, 1024, seed=0), noise(4096, 1024, seed=1)
     offset = noise(4096, seed=2) if bias else None
     found = FusedKernels(overlap_launch=overlap_launch).linear(x, Weight(weight, None), offset)
-    assert cut == [TILING] * taken
+    assert cut == [DEEP] * taken
     assert torch.equal(found, F.linear(x, weight, offset))
