@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from runtime.scheduler import SchedulerConfig
 from runtime.server.config import EngineSpec
 
 _IN_A_ROW = 10  # all-reduces timed together
+_LEAVES_S = 20.0  # a rank, at the most
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -91,11 +94,18 @@ class Others:
             self._tell(rank, command)
 
     def close(self) -> None:
-        """End them."""
+        """End them, and this rank's part in the group."""
+        alive = all(process.poll() is None for process in self._processes)
+        for process in self._processes:
+            with suppress(BrokenPipeError):
+                if process.stdin is not None:
+                    process.stdin.close()
+        if alive:
+            leave()
         for process in self._processes:
             try:
-                process.communicate(timeout=20)
-            except (subprocess.TimeoutExpired, BrokenPipeError):
+                process.wait(timeout=_LEAVES_S)
+            except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
@@ -130,6 +140,14 @@ def all_reduce_seconds(size: int, repeats: int) -> list[float]:
     return seconds[1:]
 
 
+def leave() -> None:
+    """Leave the group together with the others: NCCL's end waits for all of them, at a process's exit too."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def main() -> None:
     """Be one of the other ranks, until standard input ends."""
     lines = iter(sys.stdin.buffer.readline, b"")
@@ -140,7 +158,10 @@ def main() -> None:
             bench.run(command.place, command.repeats)
         else:
             all_reduce_seconds(command.bytes, command.repeats)
-    os._exit(0)  # a group's end is a collective of its own: rank 0 may be gone
+    watchdog = threading.Timer(_LEAVES_S, os._exit, [1])  # rank 0 may be gone
+    watchdog.daemon = True
+    watchdog.start()
+    leave()
 
 
 if __name__ == "__main__":

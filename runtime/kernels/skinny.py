@@ -139,7 +139,7 @@ def skinny_linear(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # else 1, multiples of 16 and others are compiled apart
 def _skinny(
     x,
     weight,

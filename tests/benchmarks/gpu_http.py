@@ -1,11 +1,16 @@
 r"""The real server over HTTP under load: ``python -m tests.benchmarks.gpu_http [--help] [OVERRIDE ...]``.
 
-One server, three phases: its capacity on a trace (closed loop), the trace at 70 % of that (every request accounted for,
-the client on time), and saturation by clients of whom many go away (no leak of pages, host or GPU memory). Overrides
-are those of ``harness run``; on a GPU for example
+One server, two phases: a trace at a rate (every request accounted for, the client on time), and saturation by clients
+of whom many go away (no leak of pages, host or GPU memory). Overrides are those of ``harness run``; on a GPU for
+example
 
-    python -m tests.benchmarks.gpu_http --seconds 240 model=qwen3_8b hardware=h100 backend.device=cuda \
+    python -m tests.benchmarks.gpu_http --seconds 240 --rate 1.7 model=qwen3_8b hardware=h100 ++backend.device=cuda \
         engine.page_size=16 engine.max_context=40960
+
+which is 70 % of what the server bears, 2.5 requests/s by its twin with every client waiting for its answer:
+
+    python -m harness run cost=profile trace=mooncake_conversation trace.head=600 trace.sample=1/4 workload=closed \
+        policy=vllm model=qwen3_8b hardware=h100 engine.page_size=16 engine.max_context=40960 engine.pages=23440
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from harness.metrics.schema import STATUSES
 from harness.metrics.slo import Slo
 from harness.progress import Progress
 from harness.report.console import final_block
-from harness.workload import Arrivals, Workload
+from harness.workload import Workload
 from runtime.server.client import Client
 from runtime.server.config import ServerConfig
 from runtime.server.launch import Server
@@ -43,7 +48,6 @@ from traces import transforms
 from traces.prompts import PromptMaker
 from traces.schema import Trace
 
-SHARE = 0.7  # of capacity
 ON_TIME_S = 0.005  # p99 of the client's lateness
 LOOK_EVERY_S = 2.0
 CPU = ["model=tiny", "hardware=cpu", "engine.page_size=16", "engine.max_running=16", "engine.max_context=512"]
@@ -53,8 +57,8 @@ def main() -> None:
     """Serve, load, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"without any: {' '.join(CPU)}")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the second and the third phase each (60)")
-    parser.add_argument("--capacity-requests", type=int, default=100, help="of the first phase (100)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each phase (60)")
+    parser.add_argument("--rate", type=float, default=20.0, help="requests a second of the first phase (20)")
     parser.add_argument("--cap", type=int, nargs=2, default=None, help="most prompt and output tokens of a request")
     arguments = parser.parse_intermixed_args()
     overrides = arguments.overrides or CPU
@@ -63,7 +67,8 @@ def main() -> None:
     runtime = runtime_of(config)
     trace = load_at_own_rate(config.trace)
     context = runtime.scheduler.max_context
-    trace = transforms.cap_lengths(trace, *(caps or (None, None)), total=context)
+    prompt, output = caps or (None, None)
+    trace = transforms.cap_lengths(trace, prompt, output, total=context)
     server = Server(
         ServerConfig(
             model="model",
@@ -80,8 +85,7 @@ def main() -> None:
     begun_s = time.monotonic()
     with server:
         print(f"started in {time.monotonic() - begun_s:.1f} s: {server.pages} pages of {runtime.scheduler.page_size}")
-        capacity = capacity_of(server, runtime.vocab_size, trace, arguments.capacity_requests)
-        replay(server, runtime.vocab_size, trace, SHARE * capacity, arguments.seconds)
+        replay(server, runtime.vocab_size, trace, arguments.rate, arguments.seconds)
         saturate(server, runtime.vocab_size, arguments.seconds)
 
 
@@ -102,21 +106,9 @@ def play(
     return player
 
 
-def capacity_of(server: Server, vocab_size: int, trace: Trace, requests: int) -> float:
-    """Requests a second with the server full; the tail, when it empties, is left out."""
-    some = transforms.head(transforms.sample(trace, "1/4", seed=1), requests)
-    concurrency = server.config.scheduler.max_running
-    player = play(server, vocab_size, Workload(some, Arrivals.CLOSED, concurrency, prompt_seed=1))
-    ends_s = np.sort(player.log.times["client_last_token_s"])
-    count = max(int(0.9 * len(ends_s)), 1)
-    rate = count / float(ends_s[count - 1])
-    print(f"capacity: {rate:.2f} requests/s ({len(some)} requests, {concurrency} at once, {ends_s[-1]:.1f} s)")
-    return rate
-
-
 def replay(server: Server, vocab_size: int, trace: Trace, rate: float, seconds: float) -> None:
     """The trace at a rate: every request accounted for, the client on time."""
-    scaled = transforms.window(transforms.at_rate(transforms.sample(trace, "1/2"), rate), 0.0, seconds)
+    scaled = transforms.at_rate(transforms.head(transforms.sample(trace, "1/2"), round(rate * seconds)), rate)
     print(f"replay: {len(scaled)} requests at {rate:.2f} requests/s for {seconds:.0f} s")
     told = [0.0]
 
