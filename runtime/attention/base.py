@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from runtime.kernels import HeadNorms, Kernels
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -47,6 +49,25 @@ class AttentionStep(ABC):
     def kv(self, layer: int) -> tuple[Tensor, Tensor]:
         """A layer's keys and values in the KV pool: (slots, KV heads, head_dim) each."""
         return self._kv[layer, 0], self._kv[layer, 1]
+
+    def rotate_and_attend(
+        self, layer: int, qkv: Tensor, norms: HeadNorms | None, cos: Tensor, sin: Tensor, kernels: Kernels
+    ) -> Tensor:
+        """Rotate a layer's heads, store keys and values, and attend.
+
+        Args:
+            layer: Number of the layer.
+            qkv: (tokens, heads + 2 * KV heads, head_dim), as projected; it may be overwritten.
+            norms: Of query and key heads, or None.
+            cos: (tokens, 1, head_dim / 2), see ``Kernels.rotate_and_store``.
+            sin: The same.
+            kernels: The layer's.
+
+        Returns:
+            (tokens, heads, head_dim).
+        """
+        q = kernels.rotate_and_store(qkv, norms, cos, sin, *self.kv(layer), self.slots)
+        return self.attend(layer, q)
 
     @abstractmethod
     def attend(self, layer: int, q: Tensor) -> Tensor:

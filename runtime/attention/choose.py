@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from runtime.attention.base import GpuAttention
+from runtime.attention.small_decodes import SmallDecodes
+from runtime.attention.split import SplitAttention
 from runtime.layers.parts import Placement
 
 if TYPE_CHECKING:
@@ -27,10 +29,12 @@ class AttentionChoice(NamedTuple):
     Attributes:
         prefill: For sequences that compute a chunk of their prompt.
         decode: For those that compute one token.
+        small_decodes: For captured decodes of few sequences; None where those are decodes as all others.
     """
 
     prefill: str
     decode: str
+    small_decodes: str | None = None
 
 
 def choose_attention(name: str, placement: Placement, head_dim: int) -> AttentionChoice:
@@ -38,8 +42,8 @@ def choose_attention(name: str, placement: Placement, head_dim: int) -> Attentio
 
     Args:
         name: ``flashinfer``, ``triton``, ``torch``; two of the first for prefill and decode, as in
-            ``flashinfer+triton``; or ``auto``: FlashInfer where its kernels are compiled, else Triton on a GPU, else
-            PyTorch.
+            ``flashinfer+triton``; or ``auto``: FlashInfer where its kernels are compiled, but for captured decodes
+            of few sequences Triton from Hopper on; else Triton on a GPU, else PyTorch.
         placement: Device, and dtypes of activations and KV.
         head_dim: Width of a head.
 
@@ -48,7 +52,10 @@ def choose_attention(name: str, placement: Placement, head_dim: int) -> Attentio
     """
     on_gpu = placement.device.type == "cuda" and placement.dtype != torch.float32
     if name == "auto":
-        best = "torch" if not on_gpu else "flashinfer" if _flashinfer_is_compiled(placement, head_dim) else "triton"
+        if on_gpu and _flashinfer_is_compiled(placement, head_dim):
+            on_hopper = torch.cuda.get_device_capability(placement.device) >= (9, 0)
+            return AttentionChoice("flashinfer", "flashinfer", small_decodes="triton" if on_hopper else None)
+        best = "triton" if on_gpu else "torch"
         return AttentionChoice(best, best)
     parts = name.split("+")
     if len(parts) > 2 or not set(parts) <= set(NAMES):
@@ -56,7 +63,7 @@ def choose_attention(name: str, placement: Placement, head_dim: int) -> Attentio
             f"backend.attention={name}: auto, {', '.join(NAMES)}, or PREFILL+DECODE such as flashinfer+triton"
         )
     choice = AttentionChoice(parts[0], parts[-1])
-    if choice == ("torch", "torch"):
+    if set(parts) == {"torch"}:
         return choice
     if "torch" in choice:
         raise AttentionError(f"backend.attention={name}: torch runs outside of CUDA graphs, and so for both or neither")
@@ -88,11 +95,14 @@ def gpu_attention(choice: AttentionChoice, kv: Tensor, page_size: int, heads: in
         page_size: Tokens a page.
         heads: Query heads of this rank.
     """
-    if choice.prefill == choice.decode:
-        return _make(choice.decode, kv, page_size, heads)
-    from runtime.attention.split import SplitAttention
+    decode = _make(choice.decode, kv, page_size, heads)
+    if choice.small_decodes:
+        from runtime.attention.triton import FUSED_SEQUENCES
 
-    return SplitAttention(_make(choice.prefill, kv, page_size, heads), _make(choice.decode, kv, page_size, heads))
+        decode = SmallDecodes(_make(choice.small_decodes, kv, page_size, heads), decode, FUSED_SEQUENCES)
+    if choice.prefill == choice.decode:
+        return decode
+    return SplitAttention(_make(choice.prefill, kv, page_size, heads), decode)
 
 
 def chunked_attention(kv: Tensor, page_size: int, heads: int) -> TritonAttention:

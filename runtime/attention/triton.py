@@ -19,8 +19,13 @@ from runtime.attention.base import (
     IntArray,
 )
 from runtime.attention.tables import aligned, fill_starts, joined
+from runtime.kernels import HeadNorms, Kernels
+from runtime.kernels.fused_decode import fused_decode
 from runtime.kernels.launch import OVERLAP_TOKENS
 from runtime.kernels.paged_attention import SPLIT_TOKENS, AttentionShape, AttentionTables, decode, prefill
+
+FUSED_SEQUENCES = 16
+"""Of the largest captured decode whose layers rotate, store and attend in one kernel."""
 
 _PROGRAMS_A_PROCESSOR = 4  # among which short batches are split
 _PROCESSORS_OF_A_CPU = 8  # in Triton's interpreter
@@ -47,6 +52,7 @@ class TritonAttention(GpuAttention):
             processors = properties.multi_processor_count
             self.overlap_launch = properties.major >= 9
         self._programs = processors * _PROGRAMS_A_PROCESSOR
+        self.arrived = torch.zeros(FUSED_SEQUENCES * self.shape.kv_heads, dtype=torch.int32, device=kv.device)
 
     def plan(self, metadata: AttentionMetadata) -> AttentionStep:
         queries, lengths, split = metadata.query_lengths, metadata.lengths, metadata.prefills
@@ -57,7 +63,8 @@ class TritonAttention(GpuAttention):
         return _EagerStep(self, metadata.slots, int(queries[prefills].sum()), chunks, singles)
 
     def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> TritonGraphStep:
-        return TritonGraphStep(self, size, slots, tables)
+        made = FusedGraphStep if size <= FUSED_SEQUENCES else TritonGraphStep
+        return made(self, size, slots, tables)
 
     def table_entries(self, size: int, columns: int) -> int:
         return aligned(_Layout(size, self.most_items(size)).pages + size * columns)
@@ -229,6 +236,33 @@ class TritonGraphStep(GraphStep):
         shape = self._attention.shape
         decode(q, keys, values, out, self._tables, self._most_items, shape, overlap_launch=self._overlap)
         return out
+
+
+class FusedGraphStep(TritonGraphStep):
+    """The same, a layer in one kernel."""
+
+    def rotate_and_attend(
+        self,
+        layer: int,
+        qkv: Tensor,
+        norms: HeadNorms | None,
+        cos: Tensor,
+        sin: Tensor,
+        kernels: Kernels,  # noqa: ARG002
+    ) -> Tensor:
+        return fused_decode(
+            qkv,
+            norms,
+            cos,
+            sin,
+            *self.kv(layer),
+            self.slots,
+            self._tables,
+            self._most_items,
+            self._attention.arrived,
+            self._attention.shape,
+            overlap_launch=self._overlap,
+        )
 
 
 class TritonChunkedStep(AttentionStep):

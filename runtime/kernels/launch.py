@@ -20,6 +20,11 @@ step does not fill the GPU."""
 # allocator does in a graph and outside: no kernel overwrites what an earlier one still reads, however early it is
 # launched. Before the wait a program may ask for what no kernel writes, the weights.
 #
+# It may read then, too, what was there before the step's first kernel began: the tables of a step, which the host has
+# copied, and the KV of earlier steps. That kernel, or the graph of the step, stands behind the copies in the stream and
+# is launched in the plain way: it began when they, and all kernels before them, had ended. Each kernel of the step
+# began after the one before it had, since its launch waits for a word from every program of that one.
+#
 # `gdc_launch_dependents` says only that the next grid may be launched; it stands first. There is no deadlock: the next
 # grid's programs come once all of this one have said so, and are running; the running ones wait for earlier ones alone.
 

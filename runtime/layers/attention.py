@@ -78,8 +78,6 @@ class SelfAttention(nn.Module):
         norms = None
         if self.q_norm is not None and self.k_norm is not None:
             norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
-        keys, values = attention.kv(self._layer)
-        q = self._kernels.rotate_and_store(qkv, norms, rotation.cos, rotation.sin, keys, values, attention.slots)
-        out = attention.attend(self._layer, q)
+        out = attention.rotate_and_attend(self._layer, qkv, norms, rotation.cos, rotation.sin, self._kernels)
         result: Tensor = self.o_proj(out.flatten(-2))
         return result

@@ -2,8 +2,9 @@
 
 Parts: ``draw`` (choosing tokens: PyTorch and fused), ``linear`` (products of few rows, after a small kernel as in a
 layer: cuBLAS and ours), ``decode`` (whole decode steps of one model: the variants' CUDA graphs over one
-KV pool, in turn, their logits compared with float32's in a shorter model), ``prefill`` (16,384 tokens in a step, and
-its products). One that fails does not keep the others.
+KV pool, in turn, their logits compared with float32's in a shorter model), ``attention`` (the same for small batches:
+attention in one kernel, in three, by FlashInfer, and how the one is cut), ``prefill`` (16,384 tokens in a step, and its
+products). One that fails does not keep the others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ import yaml
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from runtime.attention import triton as triton_attention
 from runtime.attention.base import AttentionMetadata
 from runtime.attention.choose import AttentionChoice, gpu_attention
 from runtime.attention.torch import TorchAttention
@@ -34,7 +36,8 @@ from runtime.engine.graphs import DecodeGraphs
 from runtime.engine.inputs import StepInputs
 from runtime.engine.memory import kv_pool
 from runtime.engine.torch_engine import load_model
-from runtime.kernels import fused
+from runtime.kernels import fused, fused_decode
+from runtime.kernels.fused_decode import FusedTiling
 from runtime.kernels.fused_sampling import fused_gumbel_argmax
 from runtime.kernels.gumbel import gumbel_argmax
 from runtime.layers.parts import Placement
@@ -46,12 +49,63 @@ from tests.benchmarks.gpu_linears import linears
 
 HALF = torch.bfloat16
 BATCHES = (1, 16, 64, 256)
+SMALL_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 576  # tokens: 512 of the prompt and half of 128
 PAGE_SIZE = 16
 STEPS, ROUNDS = 12, 3
 CHECKED_LAYERS = 4
 T = TypeVar("T")
-AUTO = AttentionChoice("flashinfer", "flashinfer")
+Contexts = list[Callable[[], AbstractContextManager[None]]]
+Variants = dict[str, tuple[AttentionChoice, Contexts]]  # what they are captured and run in
+Captured = dict[str, tuple[DecodeGraphs, Contexts]]
+AUTO = AttentionChoice("flashinfer", "flashinfer", small_decodes="triton")
+FLASHINFER = AttentionChoice("flashinfer", "flashinfer")
+TRITON = AttentionChoice("triton", "triton")
+VARIANTS: Variants = {
+    "as it is": (AUTO, []),
+    "products by cuBLAS": (AUTO, [partial(replaced, fused, "skinny_tiling", lambda *_: None)]),
+    "no kernels overlap": (
+        AUTO,
+        [partial(replaced, module, "OVERLAP_TOKENS", 0) for module in (fused, triton_attention)],
+    ),
+    "FlashInfer's attention": (FLASHINFER, []),
+    "Triton attention": (TRITON, []),
+}
+
+
+def one_kernel(
+    tokens: int = 64,
+    fetched: int = 64,
+    warps: int = 4,
+    *,
+    programs: int = triton_attention._PROGRAMS_A_PROCESSOR,
+    least: int = triton_attention.SPLIT_TOKENS,
+) -> tuple[AttentionChoice, Contexts]:
+    """Attention in one kernel: its tiling, how many programs a processor KV is split for, and its shortest parts."""
+    return TRITON, [
+        partial(replaced, triton_attention, "FUSED_SEQUENCES", max(SMALL_BATCHES)),
+        partial(replaced, triton_attention, "_PROGRAMS_A_PROCESSOR", programs),
+        partial(replaced, triton_attention, "SPLIT_TOKENS", least),
+        partial(replaced, fused_decode, "TILING", FusedTiling(tokens, fetched, warps)),
+    ]
+
+
+ATTENTION_VARIANTS: Variants = {
+    "FlashInfer": (FLASHINFER, []),
+    "three kernels": (TRITON, [partial(replaced, triton_attention, "FUSED_SEQUENCES", 0)]),
+    "one kernel": one_kernel(),
+    "one, nothing fetched behind": one_kernel(fetched=0),
+    "one, 128 fetched behind": one_kernel(fetched=128),
+    "one, 32 tokens": one_kernel(32, 32),
+    "one, 32 tokens, 128 fetched behind": one_kernel(32, 128),
+    "one, 32 tokens, 2 warps": one_kernel(32, 32, 2),
+    "one, 128 tokens, 8 warps": one_kernel(128, 0, 8),
+    "one, 2 programs a processor": one_kernel(programs=2),
+    "one, 8 programs a processor": one_kernel(programs=8),
+    "one, parts of 32 and more": one_kernel(32, 32, least=32),
+    "one, parts of 128 and more": one_kernel(least=128),
+    "one, 128 and more, 2 programs": one_kernel(least=128, programs=2),
+}
 
 
 def draw(bandwidth: float) -> None:
@@ -74,7 +128,7 @@ def draw(bandwidth: float) -> None:
         )
 
 
-def under(contexts: Iterable[Callable[[], AbstractContextManager[None]]], work: Callable[..., T], *arguments: Any) -> T:
+def under(contexts: Contexts, work: Callable[..., T], *arguments: Any) -> T:
     """What work gives, done in these contexts."""
     with ExitStack() as stack:
         for context in contexts:
@@ -98,12 +152,12 @@ class Steps:
         self.last_token = torch.randint(0, self.config.vocab_size, (sequences + 1,), device="cuda")
 
     @torch.inference_mode()
-    def capture(self, attention: AttentionChoice) -> DecodeGraphs:
+    def capture(self, attention: AttentionChoice, batches: Sequence[int]) -> DecodeGraphs:
         """Graphs of this model at the batch sizes measured."""
         backend = gpu_attention(attention, self.pool, PAGE_SIZE, self.config.num_attention_heads)
         memory = torch.cuda.graph_pool_handle()
         return DecodeGraphs(
-            self.model, backend, self.last_token, largest=max(BATCHES), columns=self.columns, pool=memory
+            self.model, backend, self.last_token, largest=max(batches), columns=self.columns, pool=memory
         )
 
     def inputs(self, batch: int, position: int) -> StepInputs:
@@ -157,61 +211,61 @@ class Steps:
         return start.elapsed_time(end) / STEPS
 
 
-def captured_variants(steps: Steps) -> dict[str, DecodeGraphs]:
+def captured_variants(steps: Steps, variants: Variants, batches: Sequence[int]) -> Captured:
     """Graphs of what is to be compared."""
-    variants: dict[str, tuple[AttentionChoice, list[Any]]] = {  # with what differs while it is captured
-        "as it is": (AUTO, []),
-        "products by cuBLAS": (AUTO, [partial(replaced, fused, "skinny_tiling", lambda *_: None)]),
-        "no kernels overlap": (AUTO, [partial(replaced, fused, "OVERLAP_TOKENS", 0)]),
-        "Triton attention": (AttentionChoice("flashinfer", "triton"), []),
-    }
-    measured_sizes = partial(replaced, graphs, "ladder", lambda _: list(BATCHES))
-    captured = {
-        variant: attempt(variant, under, [measured_sizes, *contexts], steps.capture, attention)
-        for variant, (attention, contexts) in variants.items()
-    }
-    return {variant: graph for variant, graph in captured.items() if graph is not None}
+    measured_sizes = partial(replaced, graphs, "ladder", lambda _: list(batches))
+    captured: Captured = {}
+    for variant, (attention, contexts) in variants.items():
+        graph = attempt(variant, under, [measured_sizes, *contexts], steps.capture, attention, batches)
+        if graph is not None:
+            captured[variant] = graph, contexts
+    return captured
 
 
-def logit_errors(name: str) -> None:
+def logit_errors(name: str, variants: Variants, batches: Sequence[int]) -> None:
     """Each variant's logits in a model of few layers, against float32's: noise of bfloat16 grows with layers."""
-    steps = Steps(name, max(BATCHES), num_hidden_layers=CHECKED_LAYERS)
-    exact = steps.exact_logits(max(BATCHES), CONTEXT)
-    print(f"logits of {CHECKED_LAYERS} layers of {name}, relative error to float32 at batch {BATCHES}")
-    for variant, graph in captured_variants(steps).items():
+    steps = Steps(name, max(batches), num_hidden_layers=CHECKED_LAYERS)
+    exact = steps.exact_logits(max(batches), CONTEXT)
+    print(f"logits of {CHECKED_LAYERS} layers of {name}, relative error to float32 at batch {batches}")
+    for variant, (graph, contexts) in captured_variants(steps, variants, batches).items():
         errors = []
-        for batch in BATCHES:
-            logits = attempt(variant, steps.step, graph, batch, CONTEXT)
+        for batch in batches:
+            logits = attempt(variant, under, contexts, steps.step, graph, batch, CONTEXT)
             found = exact[:batch] * 0 if logits is None else logits[0].float()
             errors.append(float((found - exact[:batch]).norm() / exact[:batch].norm()))
         wrong = "" if max(errors) < 2e-2 else "  WRONG"
         print(f"  {variant:38s} | {' | '.join(f'{error:.1e}' for error in errors)}{wrong}", flush=True)
 
 
-def decode(bandwidth: float, name: str) -> None:
-    """Whole decode steps, variants in turn."""
-    attempt("logits", logit_errors, name)
+def decode(
+    bandwidth: float, name: str, variants: Variants, batches: Sequence[int], profiled: dict[str, Sequence[int]]
+) -> None:
+    """Whole decode steps, variants in turn; some are profiled, at some batch sizes."""
+    attempt("logits", logit_errors, name, variants, batches)
     gc.collect()
     torch.cuda.empty_cache()
-    steps = Steps(name, max(BATCHES))
-    captured = captured_variants(steps)
+    steps = Steps(name, max(batches))
+    captured = captured_variants(steps, variants, batches)
     print(f"decode of {name}, contexts of {CONTEXT}, ms: median of {ROUNDS} rounds of {STEPS} steps, variants in turn")
-    floors = [floor_ms(steps.config, steps.model, batch, bandwidth) for batch in BATCHES]
+    floors = [floor_ms(steps.config, steps.model, batch, bandwidth) for batch in batches]
+    print(f"  {'batch':38s} | {' | '.join(f'{batch:14d}' for batch in batches)}")
     print(f"  {'floor':38s} | {' | '.join(f'{floor:14.3f}' for floor in floors)}")
     times: dict[tuple[str, int], list[float]] = {}
     for _ in range(ROUNDS):
-        for variant, graph in captured.items():
-            for batch in BATCHES:
-                found_ms = attempt(f"{variant} {batch}", steps.decode_ms, graph, batch)
+        for variant, (graph, contexts) in captured.items():
+            for batch in batches:
+                found_ms = attempt(f"{variant} {batch}", under, contexts, steps.decode_ms, graph, batch)
                 times.setdefault((variant, batch), []).append(found_ms or float("nan"))
     for variant in captured:
         cells = []
-        for batch, floor in zip(BATCHES, floors, strict=True):
+        for batch, floor in zip(batches, floors, strict=True):
             ms = statistics.median(times[variant, batch])
             cells.append(f"{ms:7.3f} ({ms / floor:.2f}x)")
         print(f"  {variant:38s} | {' | '.join(cells)}", flush=True)
-    for batch in (1, 64, 256):
-        print(attempt("profile", steps.profile, captured["as it is"], batch))
+    for variant, sizes in profiled.items():
+        for batch in sizes:
+            graph, contexts = captured[variant]
+            print(f"{variant}: {attempt('profile', under, contexts, steps.profile, graph, batch)}")
 
 
 @torch.inference_mode()
@@ -268,11 +322,14 @@ def main() -> None:
         elif part == "linear":
             attempt(part, linears, bandwidth)
         elif part == "decode":
-            attempt(part, decode, bandwidth, arguments.model)
+            attempt(part, decode, bandwidth, arguments.model, VARIANTS, BATCHES, {"as it is": (1, 64, 256)})
+        elif part == "attention":
+            profiled = {"FlashInfer": (1, 16), "three kernels": (1, 16), "one kernel": (1, 16)}
+            attempt(part, decode, bandwidth, arguments.model, ATTENTION_VARIANTS, SMALL_BATCHES, profiled)
         elif part == "prefill":
             attempt(part, prefill, arguments.model)
         else:
-            parser.error(f"{part}: draw, linear, decode or prefill")
+            parser.error(f"{part}: draw, linear, decode, attention or prefill")
         gc.collect()
         torch.cuda.empty_cache()
         print(f"  ({part}: {time.perf_counter() - begun_s:.0f} s)", flush=True)

@@ -27,6 +27,7 @@ BACKENDS = [
     pytest.param(AttentionChoice("triton", "triton"), id="triton"),
     pytest.param(AttentionChoice("flashinfer", "triton"), marks=needs_flashinfer, id="flashinfer+triton"),
     pytest.param(AttentionChoice("triton", "flashinfer"), marks=needs_flashinfer, id="triton+flashinfer"),
+    pytest.param(AttentionChoice("flashinfer", "flashinfer", "triton"), marks=needs_flashinfer, id="small_by_triton"),
 ]
 CHUNKS_AND_DECODES = [
     ([(0, 1)], []),  # (tokens before, tokens of the chunk)
@@ -143,5 +144,5 @@ def test_a_captured_decode_is_planned_anew(choice: AttentionChoice, page_size: i
 def test_auto_takes_what_can_run_at_once() -> None:
     half = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16)
     fp8 = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16, fp8_kv=True)
-    assert choose_attention("auto", fp8, 128) == ("triton", "triton")
-    assert choose_attention("auto", half, 48) == ("triton", "triton")  # nobody compiles that ahead
+    assert choose_attention("auto", fp8, 128) == AttentionChoice("triton", "triton")
+    assert choose_attention("auto", half, 48) == AttentionChoice("triton", "triton")  # nobody compiles that ahead

@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from runtime.kernels import fused, fused_fp8, fused_moe, paged_attention, skinny
+from runtime.kernels import fused, fused_decode, fused_fp8, fused_moe, paged_attention, skinny
 from runtime.kernels.fp8 import LARGEST
 from runtime.kernels.paged_attention import AttentionShape
 
@@ -36,7 +36,8 @@ class Compiled(NamedTuple):
         wgmma: Whether it has Hopper's matrix instructions.
         copies: Whether loads run ahead in shared memory.
         early: The first instruction that reads or writes global memory before the kernel has waited for the one before
-            it; None where there is none, or where the kernel is not launched early.
+            it, or only writes where it may read; None where there is none, or where the kernel is not launched early.
+        reads_early: Whether many bytes at once are read before that wait.
     """
 
     name: str
@@ -45,10 +46,11 @@ class Compiled(NamedTuple):
     wgmma: bool
     copies: bool
     early: str | None
+    reads_early: bool
 
 
 class Case(NamedTuple):
-    """A kernel, the types of its arguments, its compile-time constants, and how it is launched."""
+    """A kernel, the types of its arguments, its compile-time constants, how it is launched, what it may do early."""
 
     name: str
     kernel: Any
@@ -56,6 +58,7 @@ class Case(NamedTuple):
     constants: dict[str, Any]
     warps: int
     stages: int
+    may_read_early: bool = False
 
 
 def attention(head_dim: int, kv: str) -> Iterator[Case]:
@@ -84,6 +87,18 @@ def attention(head_dim: int, kv: str) -> Iterator[Case]:
         yield Case(
             case, paged_attention._attend, types | {"out": out, "weights": out}, constants, tiling.warps, tiling.stages
         )
+
+
+def whole_decode(head_dim: int, kv: str, group: int, *, normed: bool) -> Iterator[Case]:
+    tables = ("limits", "lengths", "page_starts", "item_starts", "item_sequences", "item_parts", "pages", "arrived")
+    types = dict.fromkeys(tables, INT) | {"slots": "*i64", "partial": FLOAT, "weights": FLOAT}
+    types |= dict.fromkeys(("qkv", "q_weight", "k_weight", "cos", "sin", "out"), HALF) | {"keys": kv, "values": kv}
+    types |= {"eps": "fp32", "scale": "fp32"}
+    shape = AttentionShape(8 * group, 8, head_dim, 16)
+    tiling = fused_decode.tiling_for(shape)
+    constants = fused_decode.constants(shape, tiling, 1 if kv == FP8 else 2) | {"NORM": normed, "PDL": True}
+    case = f"whole decode {head_dim} {kv}, group of {group}"
+    yield Case(case, fused_decode._fused_decode, types, constants, tiling.warps, 1, may_read_early=True)
 
 
 def experts(values: str) -> Iterator[Case]:
@@ -196,7 +211,8 @@ def compiled(case: Case) -> Compiled:
     stack, local = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("STACK", "LOCAL"))  # type: ignore[index]
     ptx = made.asm["ptx"]
     before = ptx.partition("griddepcontrol.wait")[0] if case.constants["PDL"] else ""
-    early = re.search(r"^.*\b(?:ld\.global|st\.global|cp\.async|atom|red)\b.*$", before, re.MULTILINE)
+    forbidden = r"st\.global|atom|red" if case.may_read_early else r"ld\.global|st\.global|cp\.async|atom|red"
+    early = re.search(rf"^.*\b(?:{forbidden})\b.*$", before, re.MULTILINE)
     return Compiled(
         case.name,
         stack + local,
@@ -204,6 +220,7 @@ def compiled(case: Case) -> Compiled:
         "wgmma.mma_async" in ptx,
         "cp.async.cg" in ptx,
         early and early[0].strip(),
+        bool(re.search(r"\bld\.global\S*\.v[48]", before)),
     )
 
 
@@ -211,6 +228,8 @@ def cases() -> Iterator[Case]:
     for head_dim in (64, 128, 256):
         yield from attention(head_dim, HALF)
     yield from attention(128, FP8)
+    for head_dim, kv, group in ((64, HALF, 4), (128, HALF, 4), (128, HALF, 8), (128, FP8, 5), (256, HALF, 2)):
+        yield from whole_decode(head_dim, kv, group, normed=head_dim == 128)
     yield from experts(HALF)
     yield from experts(FP8)
     yield from products()

@@ -15,7 +15,7 @@ from tests.tiny.interpreter import DEVICE, DTYPE, ON_GPU
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.attention.choose import AttentionError, choose_attention
+from runtime.attention.choose import AttentionChoice, AttentionError, choose_attention
 from runtime.distributed import Communicator, SingleCommunicator
 from runtime.engine.dtypes import DtypeError, placement_dtypes
 from runtime.engine.memory import kv_pool, page_bytes
@@ -189,8 +189,8 @@ def test_fp8_kv_is_not_for_flashinfer() -> None:
     on_gpu = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16, fp8_kv=True)
     with pytest.raises(AttentionError, match=r"take triton with backend\.kv_dtype=fp8"):
         choose_attention("flashinfer+triton", on_gpu, 128)
-    assert choose_attention("auto", on_gpu, 128) == ("triton", "triton")
-    assert choose_attention("auto", placement(fp8_kv=True), 128) == ("torch", "torch")
+    assert choose_attention("auto", on_gpu, 128) == AttentionChoice("triton", "triton")
+    assert choose_attention("auto", placement(fp8_kv=True), 128) == AttentionChoice("torch", "torch")
 
 
 def test_bias_is_added_after_the_scales() -> None:

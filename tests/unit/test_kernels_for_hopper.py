@@ -39,6 +39,7 @@ def test_kernels_compile_for_hopper() -> None:
         assert kernel["local_bytes"] == 0, f"{name} spills registers"
         assert kernel["shared_bytes"] <= SHARED_BYTES, name
         assert kernel["early"] is None, f"{name} does not wait for the kernel before it: {kernel['early']}"
+        assert kernel["reads_early"] == name.startswith("whole decode"), name
     for name in ("prefill 64 *bf16", "prefill 128 *bf16", "prefill 256 *bf16", "prefill 128 *fp8e4nv"):
         assert kernels[name]["wgmma"], name
     for name in ("experts 64 *bf16", "experts 128 *bf16", "experts 128 *fp8e4nv"):
