@@ -21,6 +21,7 @@ _COMMANDS = {
     "bench": ("harness.commands.bench", "how fast the simulator is, and where its time goes"),
     "doctor": ("harness.commands.doctor", "what on this machine may stop a run, and what to do"),
 }
+_NAMED = ("cache", "compare", "report", "trace")  # their messages begin with the command, the others' with "error"
 
 _HELP = """\
 ServeTwin replays a request trace through an LLM server, or through its simulated twin, and measures both alike.
@@ -67,9 +68,25 @@ def main(argv: list[str] | None = None) -> int:
         code: int = command.main(words[1:])
     except KeyboardInterrupt:
         return 130
-    except SystemExit as end:  # argparse
+    except SystemExit as end:  # argparse, Hydra
         return end.code if isinstance(end.code, int) else 0
+    except _user_errors() as error:
+        return _say(words, error)
     return code
+
+
+def _user_errors() -> tuple[type[ValueError], ...]:
+    """Imported when something was raised: --help and doctor answer sooner, and where a package is missing."""
+    from harness.errors import USER_ERRORS
+
+    return USER_ERRORS
+
+
+def _say(words: list[str], error: ValueError) -> int:
+    from harness.errors import say
+
+    command = words[:2] if words[0] == "trace" else words[:1]
+    return say(error, " ".join(["harness", *command]) if words[0] in _NAMED else "error")
 
 
 def _help() -> str:

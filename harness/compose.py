@@ -6,6 +6,8 @@ from typing import cast
 
 from harness.config import ExperimentConfig, conf_dir
 
+QUOTING = """Quote a value with spaces or any of ~,=()[]{} twice: "trace.path='my file.csv'\""""
+
 
 def register() -> None:
     """Tell Hydra our schema and where a user's own files are; twice is as good as once."""
@@ -46,4 +48,7 @@ def one_line(error: Exception) -> str:
         text += ": " + str(error.__cause__)
     lines = text.split("Config search path")[0].split("\n")
     wanted = [line.strip() for line in lines if not line.strip().startswith(("full_key:", "object_type="))]
-    return " ".join(" ".join(wanted).split())
+    said = " ".join(" ".join(wanted).split())
+    if "override_grammar" in said:  # the parser's words help nobody, and the page that it names is of another version
+        said = f"an override cannot be read: {said.split(' See http')[0]}. {QUOTING}"
+    return said

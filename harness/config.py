@@ -29,10 +29,11 @@ class TraceConfig:
         sample: A share of the sessions, such as 1/8, chosen by a fixed hash: keeps what turns share.
         thin: A share of the requests, chosen likewise: a lower rate, and less of what they share.
         seed: Another sample.
+        time_scale: Arrivals and think times become so many times as long, as with 0.1 a tenth.
         cap_prompt_tokens: Longer prompts are cut to this, from 1.
         cap_output_tokens: Longer outputs are cut to this, from 1.
         cap_total_tokens: Prompt and output together are cut to this.
-        rate: Requests per second to scale the arrivals to.
+        rate: Requests per second to scale the arrivals to; think times stay, so that later turns come when they come.
         rate_scale: Or a factor on the rate; the shape of the arrivals stays.
     """
 
@@ -47,6 +48,7 @@ class TraceConfig:
     sample: str | None = None
     thin: str | None = None
     seed: int = 0
+    time_scale: float | None = None
     cap_prompt_tokens: int | None = None
     cap_output_tokens: int | None = None
     cap_total_tokens: int | None = None

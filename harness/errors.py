@@ -1,10 +1,17 @@
 """The errors that are a user's mistake: their message is all that is shown, and the exit code is 2."""
 
+from __future__ import annotations
+
+import sys
+
+from harness.cache.errors import CacheError
 from harness.config import ConfigError
 from harness.cost.errors import CostError
+from harness.metrics.compare import CompareError
 from harness.metrics.files import RunError
 from harness.metrics.importers.imported import ResultError
 from harness.metrics.slo import SloError
+from harness.report.figure import PlotError
 from harness.validate.errors import ValidationError
 from harness.workload import WorkloadError
 from policies import PolicyError
@@ -12,9 +19,12 @@ from runtime.scheduler import LimitError
 from traces.errors import TraceError
 
 USER_ERRORS = (
+    CacheError,
+    CompareError,
     ConfigError,
     CostError,
     LimitError,
+    PlotError,
     PolicyError,
     ResultError,
     RunError,
@@ -23,3 +33,17 @@ USER_ERRORS = (
     ValidationError,
     WorkloadError,
 )
+
+
+def say(error: ValueError, speaker: str = "error") -> int:
+    """Print a user's mistake on standard error, in one line.
+
+    Args:
+        error: One of ``USER_ERRORS``.
+        speaker: What the line begins with.
+
+    Returns:
+        The exit code for it.
+    """
+    print(f"{speaker}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+    return 2

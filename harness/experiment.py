@@ -70,6 +70,8 @@ def load_at_own_rate(config: TraceConfig) -> Trace:
         trace = transforms.sample(trace, config.sample, config.seed)
     if config.thin is not None:
         trace = transforms.thin(trace, config.thin, config.seed)
+    if config.time_scale is not None:
+        trace = transforms.scale_time(trace, config.time_scale)
     caps = (config.cap_prompt_tokens, config.cap_output_tokens, config.cap_total_tokens)
     if any(cap is not None for cap in caps):
         trace = transforms.cap_lengths(trace, *caps)
@@ -131,7 +133,7 @@ def prepare_directory(run_dir: Path, config_yaml: str) -> None:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(config_yaml)
+        (run_dir / files.CONFIG).write_text(config_yaml)
     except OSError as error:
         raise ConfigError(
             f"hydra.run.dir={run_dir}: cannot be written ({error.strerror}); name another, e.g. hydra.run.dir=/tmp/run"
@@ -169,7 +171,7 @@ def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace, *, tables: b
         if record.tokens is not None:
             files.write_tokens(run_dir, schema.complete_tokens(record.tokens))
         write_timeline(run_dir, requests, steps)
-        (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+        (run_dir / files.ENVIRONMENT).write_text(json.dumps(environment, indent=2) + "\n")
     files.write_summary(run_dir, result)
     return result
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from harness.config import ExperimentConfig, conf_dir
+from harness.config import ConfigError, ExperimentConfig, conf_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-OK, FAILED, USER_ERROR, DEGRADED, INTERRUPTED = 0, 1, 2, 3, 130
+OK, FAILED, DEGRADED, INTERRUPTED = 0, 1, 3, 130
 
 
 def main(argv: list[str]) -> int:
@@ -22,6 +22,9 @@ def main(argv: list[str]) -> int:
     Returns:
         0; 1 failed; 2 the user's mistake, said in one line; 3 finished, but degraded (see ``load`` in the summary); 130
         interrupted, what was measured is kept.
+
+    Raises:
+        ConfigError: An override is wrong.
     """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -43,13 +46,11 @@ def main(argv: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        return _said(one_line(error))
+        raise ConfigError(one_line(error)) from error
     except OSError as error:
-        return _said(f"hydra.run.dir: {error.filename} cannot be written ({error.strerror}); name another")
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else OK
+        raise ConfigError(
+            f"hydra.run.dir: {error.filename} cannot be written ({error.strerror}); name another"
+        ) from error
     finally:
         sys.argv = argv_before
         if full_before is None:
@@ -64,7 +65,7 @@ def _run(config: DictConfig) -> int:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from harness.errors import USER_ERRORS
+    from harness.errors import USER_ERRORS, say
 
     console = Console(highlight=False, soft_wrap=True)
     choices = HydraConfig.get().runtime.choices
@@ -76,8 +77,8 @@ def _run(config: DictConfig) -> int:
     try:
         settings = cast("ExperimentConfig", OmegaConf.to_object(config))
         return _experiment(settings, OmegaConf.to_yaml(config, resolve=True), console)
-    except USER_ERRORS as error:
-        return _said(str(error))
+    except USER_ERRORS as error:  # here, so that with -m the other runs go on
+        return say(error)
 
 
 def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) -> int:
@@ -104,6 +105,9 @@ def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) ->
         record = experiment.replay(config, trace, watch)
     summary = experiment.write(run_dir, record, slo, trace)
     console.print(final_block(summary), markup=False)
+    refused = [error for error in record.requests["error"] if error]
+    if refused:
+        console.print(f"{len(refused):,} requests did not end well, the first: {refused[0]}", markup=False)
     for note in record.notes:
         console.print(note, style="dim", markup=False)
     console.print(f"Run directory: {_shortest(run_dir)}", markup=False)
@@ -115,12 +119,6 @@ def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) ->
         console.print("Interrupted: the tables hold what was measured so far, marked incomplete.", style="bold")
         return INTERRUPTED
     return DEGRADED if summary["load"].get("degraded") else OK
-
-
-def _said(message: str) -> int:
-    """Print a user's mistake in one line."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
-    return USER_ERROR
 
 
 def _shortest(path: Path) -> Path:

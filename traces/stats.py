@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from traces.errors import TraceError
 from traces.paths import Paths, find_paths
 from traces.schema import NONE, FloatArray, IntArray, Trace
+
+MOST_WINDOWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,18 @@ def describe(trace: Trace, window_s: float = 600.0) -> Stats:
         window_s: Length of the windows of the hit ratio over time, seconds.
 
     Raises:
-        ValueError: ``window_s`` is not a positive number.
+        TraceError: ``window_s`` is not a positive number, or far too short for the trace.
     """
     if not 0 < window_s < np.inf:
-        raise ValueError(f"window_s is {window_s}, expected a positive number of seconds")
+        raise TraceError(f"window_s is {window_s}, expected a positive number of seconds")
+    duration = float(trace.arrival_s[-1] - trace.arrival_s[0])
+    if duration / window_s > MOST_WINDOWS:
+        raise TraceError(
+            f"window_s is {window_s} of a trace that lasts {duration:g} s: more than {MOST_WINDOWS:,} windows"
+        )
     paths = find_paths(trace)
     cached = _cached_tokens(trace, paths, np.arange(len(trace)))
     gaps = np.diff(trace.arrival_s)
-    duration = float(trace.arrival_s[-1] - trace.arrival_s[0])
     window = ((trace.arrival_s - trace.arrival_s[0]) // window_s).astype(np.int64)
     prompts = np.bincount(window, weights=trace.prompt_tokens)
     hits = np.bincount(window, weights=cached)

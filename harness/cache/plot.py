@@ -6,7 +6,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from harness.cache.lab import BELADY, UNBOUNDED, spreads
-from harness.report.plots import COLOURS, DASHES, PlotError
+from harness.report.figure import COLOURS, DASHES, save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,13 +37,9 @@ def plot_curves(cells: Sequence[Cell], title: str, path: Path) -> None:
     Raises:
         PlotError: The format is unknown, or the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(16, 5.2), dpi=100, facecolor="white", layout="constrained")
-    formats = FigureCanvasAgg(figure).get_supported_filetypes()
-    if path.suffix.lower().removeprefix(".") not in formats:
-        raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
     panels: Sequence[Axes] = figure.subplots(1, len(PANELS))
     for axes, (column, label) in zip(panels, PANELS.items(), strict=True):
         _draw(axes, spreads(cells, column))
@@ -51,10 +47,7 @@ def plot_curves(cells: Sequence[Cell], title: str, path: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.suptitle(title)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise PlotError(f"{path}: cannot be written ({error.strerror or error})") from error
+    save(figure, path)
 
 
 def _draw(axes: Axes, curves: dict[str, dict[int, Spread]]) -> None:

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.report.terminal import table_console
+
 if TYPE_CHECKING:
     from harness.simulator.simulation import Simulation
     from traces.schema import Trace
@@ -53,21 +55,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="of the configuration, as for harness run")
     arguments = parser.parse_intermixed_args(argv)
 
-    from harness.errors import USER_ERRORS
-
-    try:
-        trace = _trace(arguments.trace, arguments.requests, arguments.rate)
-        print(f"{trace.name}: {len(trace):,} requests, {trace.notes[0] if trace.notes else ''}")  # noqa: T201
-        simulation = _simulation(trace, arguments.overrides, leap=not arguments.no_leap)
-        began_s, cpu_s = time.perf_counter(), time.process_time()
-        simulation.run(lambda _: True)
-        cpu_s = time.process_time() - cpu_s
-        _report(simulation, len(trace), time.perf_counter() - began_s, cpu_s)
-        if arguments.profile:
-            _profile(_simulation(trace, arguments.overrides, leap=not arguments.no_leap))
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    trace = _trace(arguments.trace, arguments.requests, arguments.rate)
+    print(f"{trace.name}: {len(trace):,} requests, {trace.notes[0] if trace.notes else ''}")  # noqa: T201
+    simulation = _simulation(trace, arguments.overrides, leap=not arguments.no_leap)
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    simulation.run(lambda _: True)
+    cpu_s = time.process_time() - cpu_s
+    _report(simulation, len(trace), time.perf_counter() - began_s, cpu_s)
+    if arguments.profile:
+        _profile(_simulation(trace, arguments.overrides, leap=not arguments.no_leap))
     return 0
 
 
@@ -99,7 +95,6 @@ def _simulation(trace: Trace, overrides: list[str], leap: bool) -> Simulation:
 
 
 def _report(simulation: Simulation, requests: int, wall_s: float, cpu_s: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="simulator, one core")
@@ -117,12 +112,11 @@ def _report(simulation: Simulation, requests: int, wall_s: float, cpu_s: float) 
         f"{cpu_s:.2f}",
         f"{peak:,.0f}",
     )
-    Console().print(table)
+    table_console().print(table)
 
 
 def _profile(simulation: Simulation) -> None:
     """Own time by file. The profiler slows small functions most: trust the order more than the numbers."""
-    from rich.console import Console
     from rich.table import Table
 
     profiler = cProfile.Profile()
@@ -138,4 +132,4 @@ def _profile(simulation: Simulation) -> None:
     table.add_column("share of CPU time", justify="right")
     for name, own_s in sorted(by_file.items(), key=lambda item: -item[1])[:16]:
         table.add_row(name, f"{own_s / total_s:.1%}")
-    Console().print(table)
+    table_console().print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from math import isnan
 from pathlib import Path
@@ -41,14 +40,62 @@ def main(argv: Sequence[str]) -> int:
         argv: Arguments after ``cache``.
 
     Returns:
-        The exit code: 0, or 2 where a trace, a policy or another knob is wrong.
+        The exit code.
     """
     arguments = _parser().parse_args(argv)
-    try:
-        _compare(arguments)
-    except ValueError as error:
-        sys.stderr.write(f"harness cache: {error}\n")
-        return 2
+
+    from rich.progress import Progress
+
+    from harness.cache.accesses import cut
+    from harness.cache.errors import CacheError
+    from harness.cache.lab import PolicySpec, compare, spreads
+    from harness.cache.plot import plot_curves
+    from harness.report.figure import check_format
+    from harness.report.table_file import check_out
+    from traces.load import load
+
+    check_out(arguments.out)
+    check_format(arguments.plot)
+    console = table_console()
+    if arguments.seeds < 1 or arguments.jobs < 1:
+        raise CacheError(f"--seeds {arguments.seeds} --jobs {arguments.jobs}: expected 1 or more of each")
+    policies = [PolicySpec.parse(text) for text in dict.fromkeys(arguments.policies.split(","))]
+    model = _model(arguments.model)
+    trace = load(arguments.trace)
+    samples = [cut(sample, arguments.block) for sample in _samples(trace, arguments.sample, arguments.seeds)]
+    sizes = _sizes(arguments.sizes, samples[0])
+    said = (
+        f"Trace {trace.name}: {len(samples[0]):,} requests, {len(samples[0].block):,} block accesses, "
+        f"{samples[0].distinct:,} distinct blocks of {samples[0].block_size} tokens"
+    )
+    if arguments.sample:
+        said += f" (of {arguments.sample} of the sessions, seed 0)"
+    console.print(said, soft_wrap=True, markup=False)
+
+    begun_s = time.perf_counter()
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("replaying", total=None)
+        cells = compare(
+            samples, policies, sizes, model, arguments.jobs, lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    took_s = time.perf_counter() - begun_s
+    titles = {
+        "hit_ratio": "Prompt tokens found (%)",
+        "of_belady": "Of the tokens that Belady's bound finds (%)",
+        "flops_saved": f"Prefill operations saved (%), {model.name}",
+    }
+    for column, title in titles.items():
+        over = f", mean of seeds 0 to {len(samples) - 1} ± half their spread" if len(samples) > 1 else ""
+        console.print(f"{title}{over}", soft_wrap=True)
+        console.print(_table(spreads(cells, column), sizes, len(samples)))
+    console.print(f"{len(cells):,} cells in {took_s:.1f} s")
+    if arguments.out is not None:
+        _save(cells, samples[0].block_size, arguments.out)
+        console.print(f"Cells: {arguments.out}", soft_wrap=True, markup=False)
+    if arguments.plot is not None:
+        share = f", {arguments.sample} of its sessions" if arguments.sample else ""
+        plot_curves(cells, f"{trace.name}{share}: blocks of {samples[0].block_size} tokens", arguments.plot)
+        console.print(f"Plot: {arguments.plot}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -72,59 +119,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FILE", help="save every cell (.csv, .parquet)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="save the curves (.png, .svg, .pdf)")
     return parser
-
-
-def _compare(arguments: argparse.Namespace) -> None:
-    from rich.progress import Progress
-
-    from harness.cache.accesses import cut
-    from harness.cache.errors import CacheError
-    from harness.cache.lab import PolicySpec, compare, spreads
-    from harness.cache.plot import plot_curves
-    from traces.load import load
-
-    console = table_console()
-    if arguments.seeds < 1 or arguments.jobs < 1:
-        raise CacheError(f"--seeds {arguments.seeds} --jobs {arguments.jobs}: expected 1 or more of each")
-    if arguments.out is not None and arguments.out.suffix not in (".csv", ".parquet"):
-        raise CacheError(f"--out {arguments.out}: end it in .csv or .parquet")
-    policies = [PolicySpec.parse(text) for text in dict.fromkeys(arguments.policies.split(","))]
-    model = _model(arguments.model)
-    trace = load(arguments.trace)
-    samples = [cut(sample, arguments.block) for sample in _samples(trace, arguments.sample, arguments.seeds)]
-    sizes = _sizes(arguments.sizes, samples[0])
-    said = (
-        f"Trace {trace.name}: {len(samples[0]):,} requests, {len(samples[0].block):,} block accesses, "
-        f"{samples[0].distinct:,} distinct blocks of {samples[0].block_size} tokens"
-    )
-    if arguments.sample:
-        said += f" (of {arguments.sample} of the sessions, seed 0)"
-    console.print(said, highlight=False, soft_wrap=True, markup=False)
-
-    begun_s = time.perf_counter()
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("replaying", total=None)
-        cells = compare(
-            samples, policies, sizes, model, arguments.jobs, lambda done, of: bar.update(task, completed=done, total=of)
-        )
-    took_s = time.perf_counter() - begun_s
-    titles = {
-        "hit_ratio": "Prompt tokens found (%)",
-        "of_belady": "Of the tokens that Belady's bound finds (%)",
-        "flops_saved": f"Prefill operations saved (%), {model.name}",
-    }
-    for column, title in titles.items():
-        over = f", mean of seeds 0 to {len(samples) - 1} ± half their spread" if len(samples) > 1 else ""
-        console.print(f"{title}{over}", highlight=False, soft_wrap=True)
-        console.print(_table(spreads(cells, column), sizes, len(samples)))
-    console.print(f"{len(cells):,} cells in {took_s:.1f} s", highlight=False)
-    if arguments.out is not None:
-        _save(cells, samples[0].block_size, arguments.out)
-        console.print(f"Cells: {arguments.out}", highlight=False, soft_wrap=True, markup=False)
-    if arguments.plot is not None:
-        share = f", {arguments.sample} of its sessions" if arguments.sample else ""
-        plot_curves(cells, f"{trace.name}{share}: blocks of {samples[0].block_size} tokens", arguments.plot)
-        console.print(f"Plot: {arguments.plot}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _samples(trace: Trace, share: str | None, seeds: int) -> list[Trace]:
@@ -209,15 +203,9 @@ def _cell(spread: Spread, samples: int, *, bold: bool) -> str:
 def _save(cells: Sequence[Cell], block_size: int, path: Path) -> None:
     import pandas as pd
 
-    from harness.cache.errors import CacheError
     from harness.cache.lab import Cell
+    from harness.report.table_file import save_table
 
     frame = pd.DataFrame(cells, columns=list(Cell._fields))
     frame.insert(2, "size_tokens", frame["size_blocks"] * block_size)
-    try:
-        if path.suffix == ".csv":
-            frame.to_csv(path, index=False)
-        else:
-            frame.to_parquet(path, index=False)
-    except OSError as error:
-        raise CacheError(f"--out {path}: cannot be written ({error.strerror or error})") from error
+    save_table(frame, path)

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     """Measure, save, and show what was measured.
 
     Returns:
-        0, 1 where the engine failed, 2 for a mistake of the user's.
+        0, or 1 where the engine failed.
     """
     parser = argparse.ArgumentParser(
         prog="harness calibrate",
@@ -50,17 +50,11 @@ def main(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from harness.errors import USER_ERRORS
-
     console = Console(highlight=False, soft_wrap=True)
     sources = [word.removeprefix("from=") for word in arguments.overrides if word.startswith("from=")]
-    try:
-        if sources:
-            return _fit(Path(sources[-1]), arguments, console)
-        out, profile, calibration = _calibrate(arguments, console, _said(arguments))
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    if sources:
+        return _fit(Path(sources[-1]), arguments, console)
+    out, profile, calibration = _calibrate(arguments, console, _said(arguments))
     if not profile.steps:
         print("error: nothing was measured; give it more time, --seconds 180", file=sys.stderr)  # noqa: T201
         return 1

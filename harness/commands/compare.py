@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,38 +32,36 @@ def main(argv: Sequence[str]) -> int:
         argv: Arguments after ``compare``.
 
     Returns:
-        The exit code: 0, or 2 where an argument is no run or a plot cannot be saved.
+        The exit code.
     """
     arguments = _parser().parse_args(argv)
 
     from harness.metrics.compare import compare, measured
     from harness.metrics.importers.load import load_runs
     from harness.metrics.schema import ended_ok
-    from harness.report.plots import TITLES, plot_cdfs
+    from harness.report.figure import check_format
+    from harness.report.latency_plot import TITLES, plot_cdfs
 
-    try:
-        runs = [run for path in arguments.runs for run in load_runs(path)]
-        comparison = compare(runs)
-        beside = arguments.runs[0] if arguments.runs[0].is_dir() else arguments.runs[0].parent
-        plot = arguments.plot or beside / "compare.png"
-        curves = {}
-        for name, run in zip(comparison.names, runs, strict=True):
-            table = measured(run)
-            if table is not None:
-                curves[name] = {
-                    title: table[FROM_SEND.get(title, title) if comparison.from_send else title][ended_ok(table)]
-                    for title in TITLES
-                }
-        if curves:
-            plot_cdfs(curves, plot)
-    except ValueError as error:
-        sys.stderr.write(f"harness compare: {error}\n")
-        return 2
+    check_format(arguments.plot)
+    runs = [run for path in arguments.runs for run in load_runs(path)]
+    comparison = compare(runs)
+    beside = arguments.runs[0] if arguments.runs[0].is_dir() else arguments.runs[0].parent
+    plot = arguments.plot or beside / "compare.png"
+    curves = {}
+    for name, run in zip(comparison.names, runs, strict=True):
+        table = measured(run)
+        if table is not None:
+            curves[name] = {
+                title: table[FROM_SEND.get(title, title) if comparison.from_send else title][ended_ok(table)]
+                for title in TITLES
+            }
+    if curves:
+        plot_cdfs(curves, plot)
     console = table_console()
     console.print(_table(comparison))
     plotted = [f"Plot: {plot}"] if curves else []
     for note in (_pairing(comparison), *comparison.notes, *plotted):
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True, markup=False)
     return 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
+
+from harness.report.terminal import table_console
 
 if TYPE_CHECKING:
     from harness.record import RunRecord
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
     """Replay through each backend under each policy and compare.
 
     Returns:
-        0 where all decide alike, 1 where not, 2 for a mistake of the user's.
+        0 where all decide alike, 1 where not.
     """
     parser = argparse.ArgumentParser(
         prog="harness parity",
@@ -54,29 +55,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="of the configuration, as for harness run")
     arguments = parser.parse_intermixed_args(argv)
 
-    from rich.console import Console
     from rich.table import Table
 
-    from harness.errors import USER_ERRORS
-
-    console = Console(highlight=False)
+    console = table_console()
     table = Table(title="decisions, step by step")
     for column in ("policy", "backend", "steps", "cached tokens", "evicted pages", "preemptions", "decisions"):
         table.add_column(column)
     equal = True
-    try:
-        for policy in _policies(arguments.policies):
-            first: RunRecord | None = None
-            for backend in arguments.backends.split(","):
-                console.print(f"{policy} through {backend} ...", style="dim")
-                record = _replay(policy, backend, arguments.overrides)
-                verdict = "the measure" if first is None else _verdict(first, record)
-                equal = equal and verdict in ("the measure", "identical")
-                table.add_row(policy, backend, *_counts(record), verdict)
-                first = first or record
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    for policy in _policies(arguments.policies):
+        first: RunRecord | None = None
+        for backend in arguments.backends.split(","):
+            console.print(f"{policy} through {backend} ...", style="dim")
+            record = _replay(policy, backend, arguments.overrides)
+            verdict = "the measure" if first is None else _verdict(first, record)
+            equal = equal and verdict in ("the measure", "identical")
+            table.add_row(policy, backend, *_counts(record), verdict)
+            first = first or record
     console.print(table)
     return 0 if equal else 1
 

@@ -21,10 +21,6 @@ examples:
 """
 
 
-class ReportError(ValueError):
-    """A report that cannot be made or written; the message says why."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Write a report and say where it is.
 
@@ -32,16 +28,12 @@ def main(argv: Sequence[str]) -> int:
         argv: Arguments after ``report``.
 
     Returns:
-        The exit code: 0, or 2 where an argument is no run or a file cannot be written.
+        The exit code.
     """
     arguments = _parser().parse_args(argv)
-    try:
-        directory = arguments.out or arguments.runs[0]
-        files = _page(arguments.runs) if arguments.format is None else _exported(arguments.runs, arguments.format)
-        paths = [_write(directory, name, text) for name, text in files.items()]
-    except ValueError as error:
-        sys.stderr.write(f"harness report: {error}\n")
-        return 2
+    directory = arguments.out or arguments.runs[0]
+    files = _page(arguments.runs) if arguments.format is None else _exported(arguments.runs, arguments.format)
+    paths = [_write(directory, name, text) for name, text in files.items()]
     for path in paths:
         sys.stdout.write(f"{path}\n")
     if arguments.open:
@@ -78,20 +70,23 @@ def _page(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def _exported(paths: Sequence[Path], tool: str) -> dict[str, str]:
+    from harness.config import ConfigError
     from harness.metrics.files import load_run
     from harness.metrics.importers.load import TOOLS
 
     if len(paths) > 1:
-        raise ReportError(f"--format {tool} takes one run, not {len(paths)}")
+        raise ConfigError(f"--format {tool} takes one run, not {len(paths)}")
     files: dict[str, str] = TOOLS[tool].write(load_run(paths[0]))
     return files
 
 
 def _write(directory: Path, name: str, text: str) -> Path:
+    from harness.config import ConfigError
+
     path = directory / name
     try:
         directory.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ReportError(f"{path}: cannot be written ({error.strerror or error}); choose --out DIR") from error
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose --out DIR") from error
     return path

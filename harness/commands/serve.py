@@ -18,7 +18,7 @@ _DEFAULTS = ("backend=runtime", "model=tiny", "hardware=cpu", "engine.page_size=
 _EXAMPLES = """\
 examples:
   python -m harness serve
-  python -m harness serve model.path=~/models/Qwen3-0.6B tp=2 policy=vllm --port 8000
+  python -m harness serve model.path=$HOME/models/Qwen3-0.6B tp=2 policy=vllm --port 8000
   python -m harness serve --shell
 
 and then, at the address that it prints:
@@ -36,10 +36,13 @@ def main(argv: list[str]) -> int:
         argv: Arguments after ``serve``.
 
     Returns:
-        The exit code: 0, 1 where the server died, or 2 where it cannot be started as asked.
+        The exit code: 0, or 1 where the server died.
+
+    Raises:
+        ConfigError: It cannot be started as asked.
     """
     arguments = _parser().parse_intermixed_args(argv)
-    from harness.errors import USER_ERRORS
+    from harness.config import ConfigError
     from runtime.server.config import ServerError
     from runtime.server.launch import Server, ServerDiedError
 
@@ -47,12 +50,10 @@ def main(argv: list[str]) -> int:
         server = Server(_config(arguments))
         signal.signal(signal.SIGTERM, _interrupt)
         server.start()
-    except (*USER_ERRORS, ServerError) as error:
-        return _say(f"error: {error}", 2)
+    except ServerError as error:
+        raise ConfigError(str(error)) from error
     except ServerDiedError as error:
         return _say(f"error: {error}", 1)
-    except KeyboardInterrupt:
-        return 130
     model = server.config.model
     _say(f"serving {model} at {server.url}/v1 (Ctrl-C ends it, after what is being answered)")
     try:
@@ -74,7 +75,7 @@ def _stop(stop: Callable[[float], None]) -> int:
         stop(_DRAIN_S)
     except KeyboardInterrupt:
         stop(0.0)
-        return 130
+        raise
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,18 +33,34 @@ def main(argv: list[str]) -> int:
     """Run a sweep, or what is left of one.
 
     Returns:
-        0; 1 where a cell failed; 2 for a mistake of the user's; 130 interrupted, what has ended is kept.
+        0; 1 where a cell failed; 130 interrupted, what has ended is kept.
     """
     arguments = _parser().parse_intermixed_args(argv)
 
-    from harness.errors import USER_ERRORS
-    from harness.report.plots import PlotError
+    from harness.report.figure import check_format
+    from harness.sweep.directory import changed_since, locked, open_tasks, tasks_of
+    from harness.sweep.grid import distinct, expand
+    from harness.sweep.on_slurm import share_of
 
-    try:
-        return _sweep(arguments)
-    except (*USER_ERRORS, PlotError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    check_format(arguments.plot)
+    console = table_console()
+    directory = arguments.out or Path("runs") / f"sweep_{distinct(arguments.overrides)}"
+    tasks = tasks_of(expand(arguments.overrides), directory.absolute(), arguments.keep_tables)
+    if arguments.share is not None:
+        tasks = share_of(tasks, arguments.share)
+    with locked(directory, "lock" if arguments.share is None else f"lock.{arguments.share.replace('/', '_of_')}"):
+        todo = open_tasks(tasks, arguments.retry)
+        console.print(f"Sweep of {len(tasks):,} cells{_before(tasks, todo)}: {directory}", markup=False)
+        if (changed := changed_since(tasks)) is not None:
+            said = f"{changed} has changed since some of these were run: remove {directory} to run them again"
+            console.print(said, style="yellow", markup=False, soft_wrap=True)
+        interrupted = not _run(todo, arguments, directory, console)
+        if arguments.share is None:
+            _conclude(directory, arguments.plot, console)
+    if interrupted:
+        console.print("Interrupted: what has ended is kept, and the same command goes on.", style="bold")
+        return 130
+    return 1 if open_tasks(tasks, retry=True) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,34 +88,6 @@ def _parser() -> argparse.ArgumentParser:
         "--sbatch", action="append", default=[], metavar="OPTION", help="with --slurm: an option of sbatch's"
     )
     return parser
-
-
-def _sweep(arguments: argparse.Namespace) -> int:
-
-    from harness.report.plots import check_format
-    from harness.sweep.directory import changed_since, locked, open_tasks, tasks_of
-    from harness.sweep.grid import distinct, expand
-    from harness.sweep.on_slurm import share_of
-
-    check_format(arguments.plot)
-    console = table_console()
-    directory = arguments.out or Path("runs") / f"sweep_{distinct(arguments.overrides)}"
-    tasks = tasks_of(expand(arguments.overrides), directory.absolute(), arguments.keep_tables)
-    if arguments.share is not None:
-        tasks = share_of(tasks, arguments.share)
-    with locked(directory, "lock" if arguments.share is None else f"lock.{arguments.share.replace('/', '_of_')}"):
-        todo = open_tasks(tasks, arguments.retry)
-        console.print(f"Sweep of {len(tasks):,} cells{_before(tasks, todo)}: {directory}", markup=False)
-        if (changed := changed_since(tasks)) is not None:
-            said = f"{changed} has changed since some of these were run: remove {directory} to run them again"
-            console.print(said, style="yellow", markup=False, soft_wrap=True)
-        interrupted = not _run(todo, arguments, directory, console)
-        if arguments.share is None:
-            _conclude(directory, arguments.plot, console)
-    if interrupted:
-        console.print("Interrupted: what has ended is kept, and the same command goes on.", style="bold")
-        return 130
-    return 1 if open_tasks(tasks, retry=True) else 0
 
 
 def _before(tasks: dict[str, CellTask], todo: list[CellTask]) -> str:

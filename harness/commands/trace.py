@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.report.terminal import table_console
+from harness.report.terminal import UNKNOWN, table_console
 from traces import catalog, transforms
 from traces.errors import TraceError
 from traces.load import bundled, load
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from traces.schema import Trace
     from traces.stats import Stats
 
-UNKNOWN = "-"
 MOST_WINDOWS = 24  # that a person reads; the plot shows all
 STATS_EXAMPLE = """\
 example:
@@ -72,14 +70,10 @@ def main(argv: Sequence[str]) -> int:
         argv: Arguments after ``trace``.
 
     Returns:
-        The exit code: 0, or 2 where a trace, a file or a knob is wrong.
+        The exit code.
     """
     arguments = _parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except ValueError as error:
-        sys.stderr.write(f"harness trace {arguments.command}: {error}\n")
-        return 2
+    arguments.run(arguments)
     return 0
 
 
@@ -198,21 +192,23 @@ CHANGES = (  # in the order in which they are applied: first what selects reques
 
 
 def _stats(arguments: argparse.Namespace) -> None:
+    from harness.report.figure import check_format
     from traces.stats import describe
 
+    check_format(arguments.plot)
     trace = load(arguments.trace)
     stats = describe(trace, arguments.window_s)
     console = table_console()
-    console.print(f"Trace {trace.name}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Trace {trace.name}", soft_wrap=True, markup=False)
     for table in _tables(stats):
         console.print(table)
     for note in trace.notes:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"Note: {note}", soft_wrap=True, markup=False)
     if arguments.plot is not None:
         from harness.report.trace_plot import plot_trace
 
         plot_trace(trace, stats, arguments.plot)
-        console.print(f"Plot: {arguments.plot}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"Plot: {arguments.plot}", soft_wrap=True, markup=False)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -255,7 +251,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
         paths = [catalog.fetch(name, arguments.to, show) for name in arguments.names]
     for name, path in zip(arguments.names, paths, strict=True):
-        console.print(f"{name}: {path}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"{name}: {path}", soft_wrap=True, markup=False)
 
 
 def _list(_: argparse.Namespace) -> None:
@@ -276,7 +272,7 @@ def _list(_: argparse.Namespace) -> None:
     console = table_console()
     console.print(table)
     looked = ", ".join(str(directory) for directory in catalog.search_path())
-    console.print(f"Looked for in {looked}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Looked for in {looked}", soft_wrap=True, markup=False)
 
 
 def _add_knobs(parser: argparse.ArgumentParser) -> None:
@@ -316,7 +312,7 @@ def _flag(knob: str) -> str:
 def _report(trace: Trace, path: Path) -> None:
     size = path.stat().st_size
     said = f"{path}: {len(trace):,} requests, {_size(size)}"
-    table_console().print(said, highlight=False, soft_wrap=True, markup=False)
+    table_console().print(said, soft_wrap=True, markup=False)
 
 
 def _tables(stats: Stats) -> Iterator[Table]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -26,9 +25,16 @@ examples:
   python -m harness validate --backends sim,emulate --repeats 3 trace=mooncake_conversation trace.cap_total_tokens=4000
   python -m harness validate runs/REAL runs/SIM
 
+Record on a machine that has the GPU, judge on one that has none:
+  python -m harness run backend=runtime ++backend.device=cuda model=qwen3_8b trace.rate=8 hydra.run.dir=recorded/chat/1
+  python -m harness validate from=recorded cost=profile cost.path=profiles/8b
+
 With overrides, those of harness run: the workload goes through backend=runtime as often as --repeats says, then through
-its twins on the pages, page size and limits that the server recorded. With run directories: the first is the real one.
+its twins on the pages, page size and limits that the server recorded. from=DIRECTORY takes recorded runs (all below it;
+those of one server and one workload count as repeats); only cost and backend are then left to choose. With two run
+directories or more: the first is the real one.
 """
+_PAGE = "validation.md"
 _SHOWN = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
 _ALSO = ("requests_per_s", "output_tokens_per_s", "hit_ratio", "prefill_step_s", "decode_step_s", "mixed_step_s")
 
@@ -37,7 +43,7 @@ def main(argv: list[str]) -> int:
     """Replay, compare, show and write.
 
     Returns:
-        0, 2 for a mistake of the user's.
+        0.
     """
     parser = argparse.ArgumentParser(
         prog="harness validate",
@@ -48,11 +54,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--backends", default="sim", help="twins of the runtime: sim, emulate (sim)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of the real server (3)")
     parser.add_argument("--out", type=Path, help="directory for tables and pictures (runs/DAY/TIME_validation)")
-    parser.add_argument("words", nargs="*", help="overrides, as for harness run, or run directories")
+    parser.add_argument("words", nargs="*", help="overrides, as for harness run; from=DIRECTORY; or run directories")
     arguments = parser.parse_intermixed_args(argv)
 
-    from harness.errors import USER_ERRORS
-    from harness.validate import validation
+    from harness.validate import twins, validation
+    from harness.validate.page import page
 
     console = table_console()
 
@@ -60,24 +66,47 @@ def main(argv: list[str]) -> int:
         console.print(f"{line} ...", style="dim", markup=False)
 
     out = arguments.out or Path("runs") / time.strftime("%Y-%m-%d/%H-%M-%S_validation")
-    try:
-        paths = [Path(word) for word in arguments.words if "=" not in word]
-        took_s: dict[str, float] = {}
-        if paths:
-            real, twins = paths[:1], {path.name: path for path in paths[1:]}
-            if len(twins) != len(paths) - 1 or not twins or len(paths) != len(arguments.words):
-                parser.error("give the real run's directory and then others, each of another name, and no overrides")
+    backends = arguments.backends.split(",")
+    roots = [Path(word.removeprefix("from=")) for word in arguments.words if word.startswith("from=")]
+    overrides = [word for word in arguments.words if "=" in word and not word.startswith("from=")]
+    paths = [Path(word) for word in arguments.words if "=" not in word]
+    twins.check_backends(backends)
+    if paths:
+        others = {path.name: path for path in paths[1:]}
+        if len(others) != len(paths) - 1 or not others or len(paths) != len(arguments.words):
+            parser.error("give the real run's directory and then others, each of another name, and no overrides")
+        found = {paths[0].name: validation.validate(paths[:1], others, {}, say)}
+        validation.write(found[paths[0].name], out)
+    else:
+        if roots:
+            twins.check_of_the_twin(overrides)
+            real = twins.recorded(roots, say)
         else:
-            backends = arguments.backends.split(",")
-            real, twins, took_s = validation.replay_all(arguments.words, backends, arguments.repeats, out, say)
-        found = validation.validate(real, twins, took_s, say)
-        validation.write(found, out)
-    except USER_ERRORS as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return 2
-    _show(found, console)
-    console.print(f"Tables and pictures: {out}", markup=False, soft_wrap=True)
+            real = {"workload": twins.record(overrides, arguments.repeats, out, say)}
+        found = {}
+        for name, runs in real.items():
+            place = out / name if len(real) > 1 else out
+            if len(real) > 1:
+                say(f"{name}: {len(runs)} recorded")
+            made, took_s = twins.replay_twins(runs[0], backends, overrides, place, say)
+            found[name] = validation.validate(runs, made, took_s, say)
+            validation.write(found[name], place)
+    _show_all(found, console)
+    (out / _PAGE).write_text(page(found))
+    console.print(f"Tables and pictures: {out}; as Markdown: {out / _PAGE}", markup=False, soft_wrap=True)
     return 0
+
+
+def _show_all(found: dict[str, Validation], console: Console) -> None:
+    if len(found) == 1:
+        (only,) = found.values()
+        _show(only, console)
+        return
+    for name, one in found.items():
+        for finding in one.findings:
+            _show_errors(finding, len(one.real), console, f"{name}: ")
+        for note in one.notes:
+            console.print(f"{name}: {note}", style="bold", markup=False)
 
 
 def _show(found: Validation, console: Console) -> None:
@@ -103,10 +132,10 @@ def _show(found: Validation, console: Console) -> None:
         console.print(note, style="bold", markup=False)
 
 
-def _show_errors(finding: Finding, runs: int, console: Console) -> None:
+def _show_errors(finding: Finding, runs: int, console: Console, of: str = "") -> None:
     from rich.table import Table
 
-    title = f"errors of {finding.name}, % (in brackets how far {runs} real runs are from each other)"
+    title = f"{of}errors of {finding.name}, % (in brackets how far {runs} real runs are from each other)"
     table = Table(title=title)
     statistics = ("mean", "p50", "p90", "p95", "p99", "mape", "rank_correlation")
     table.add_column("")

@@ -89,7 +89,7 @@ def replay(workload: Workload, config: ExperimentConfig, moved: Sequence[Experim
 
 
 class _Recorded(CostModel):
-    """A cost model that writes down the steps it was asked for, and the leads of those without a CUDA graph."""
+    """A cost model that writes down the steps it was asked for, and the leads of their launches."""
 
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
@@ -105,12 +105,10 @@ class _Recorded(CostModel):
     ) -> npt.NDArray[np.float64]:
         return self._cost.decode_s(sequences, rows, context, longest)
 
-    def launch_s(self, shape: StepShape, graph: bool) -> float:
-        self.leads.append(0.0 if graph else self._cost.lead_s(shape))
-        return self._cost.launch_s(shape, graph)
-
-    def lead_s(self, shape: StepShape) -> float:
-        return self._cost.lead_s(shape)
+    def launch_s(self, shape: StepShape, graph: bool) -> tuple[float, float]:
+        cpu_s, lead_s = self._cost.launch_s(shape, graph)
+        self.leads.append(lead_s)
+        return cpu_s, lead_s
 
 
 def _known(time_s: FloatArray) -> FloatArray:

@@ -192,22 +192,22 @@ class ProfileCost(CostModel):
         compute_s = self._floor.compute_s(rows, sampled, columns["decode_context"] + columns["prefill_pairs"])
         return np.asarray(np.maximum(seconds, np.maximum(memory_s, compute_s) * self._floor_scale))
 
-    def launch_s(self, shape: StepShape, graph: bool) -> float:
-        """Seconds of CPU time to enqueue the step's kernels: one graph replay, or a launch for each."""
-        measured = self._launches[graph]
-        if measured is None:
-            return self.roofline.launch_s(shape, graph)
-        sequences = shape.prefill_sequences + shape.decode_sequences
-        return measured.at(sequences, shape.prefill_tokens + shape.decode_rows)
+    def launch_s(self, shape: StepShape, graph: bool) -> tuple[float, float]:
+        """Seconds of CPU time to enqueue the step's kernels, and how long before its end the device begins.
 
-    def lead_s(self, shape: StepShape) -> float:
-        """An eager launch, but for what a graph's takes as well: the inputs, which the first kernel waits for."""
-        graph = self._launches[True]
-        if graph is None and self._launches[False] is not None:
-            return 0.0  # an engine that hands over a step as a whole
+        They are the roofline's where no launch was measured.
+        """
+        measured, replay = self._launches[graph], self._launches[True]
         sequences = shape.prefill_sequences + shape.decode_sequences
-        inputs_s = self.roofline.launch_s(shape, graph=True) if graph is None else graph.at(sequences, sequences)
-        return max(0.0, self.launch_s(shape, graph=False) - inputs_s)
+        if measured is None:
+            cpu_s, lead_s = self.roofline.launch_s(shape, graph)
+        else:
+            # An engine without graphs hands over a step as a whole.
+            cpu_s, lead_s = measured.at(sequences, shape.prefill_tokens + shape.decode_rows), 0.0
+        if not graph and replay is not None:
+            # The first kernel waits for the inputs: for what a graph's launch takes as well.
+            lead_s = max(0.0, cpu_s - replay.at(sequences, sequences))
+        return cpu_s, lead_s
 
     def origin(self, shape: StepShape) -> Origin:
         """Where a step's seconds come from.

@@ -72,14 +72,16 @@ class Roofline(CostModel):
         self.weight_dtype = weight_dtype
         self.kv_dtype = kv_dtype
         self._activation_bytes = max(2, DTYPE_BYTES[weight_dtype])
-        self._graph_launch_s = graph_launch_s
-        self._kernel_launch_s = kernel_launch_s
 
         attention_block = 7 if model.qk_norm else 6  # norm, QKV, (QK norm), rope, KV append, output, norm
         kernels = model.layers * attention_block + _EDGE_KERNELS
         kernels += model.dense_layers * _DENSE_MLP_KERNELS + model.moe_layers * _MOE_KERNELS
         reductions = 2 * model.layers + 1 if tp > 1 else 0  # the vocabulary-parallel embedding needs one too
-        self._launches = kernels + reductions
+        self._graph_launch_s = graph_launch_s
+        # Eager ones, by the calls of attention in a layer: for decodes, for chunks, for both.
+        eager_s = [kernel_launch_s * (kernels + reductions + calls * model.layers) for calls in range(3)]
+        # The first kernel waits for the inputs: for what a graph's launch takes as well.
+        self._eager_launch_s = [(cpu_s, max(0.0, cpu_s - graph_launch_s)) for cpu_s in eager_s]
         self._fixed_s = step_overhead_s + kernels * hardware.kernel_s + reductions * hardware.link_latency_s
 
         self._set_matrix_products()
@@ -120,16 +122,11 @@ class Roofline(CostModel):
         attention_s = self._attention_s + self._decode_context_s * context
         return np.asarray(self._rows_s(rows, sequences) + attention_s, dtype=np.float64)
 
-    def launch_s(self, shape: StepShape, graph: bool) -> float:
-        """Seconds of CPU time to enqueue the step's kernels: one graph replay, or a launch for each."""
+    def launch_s(self, shape: StepShape, graph: bool) -> tuple[float, float]:
+        """Seconds of CPU time to enqueue the step's kernels, and how long before its end the device begins."""
         if graph:
-            return self._graph_launch_s
-        attention_calls = (shape.decode_sequences > 0) + (shape.prefill_sequences > 0)
-        return self._kernel_launch_s * (self._launches + attention_calls * self.model.layers)
-
-    def lead_s(self, shape: StepShape) -> float:
-        """An eager launch, but for what a graph's takes as well: the inputs, which the first kernel waits for."""
-        return max(0.0, self.launch_s(shape, graph=False) - self._graph_launch_s)
+            return self._graph_launch_s, 0.0
+        return self._eager_launch_s[(shape.decode_sequences > 0) + (shape.prefill_sequences > 0)]
 
     def linear_s(self, rows: int, sampled: int) -> float:
         """Seconds of all matrix products of a step, less the fixed part of each kernel.

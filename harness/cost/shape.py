@@ -64,17 +64,16 @@ class CostModel(ABC):
         """
 
     @abstractmethod
-    def launch_s(self, shape: StepShape, graph: bool) -> float:
-        """Seconds of CPU time to enqueue the step's kernels: one graph replay, or a launch for each."""
+    def launch_s(self, shape: StepShape, graph: bool) -> tuple[float, float]:
+        """What it takes to launch the step.
 
-    def lead_s(self, shape: StepShape) -> float:  # noqa: ARG002
-        """Seconds that the device begins a step before its eager launch ends: it runs what is enqueued so far.
-
-        0 unless a cost model knows better: the device then begins when all is enqueued.
+        Returns:
+            Seconds of CPU time to enqueue its kernels: one graph replay, or a launch for each; and the lead: seconds
+            that the device begins the step before an eager launch ends, since it runs what is enqueued so far. The lead
+            is 0 where the device begins when all is enqueued, as with a graph.
         """
-        return 0.0
 
     def busy_s(self, shape: StepShape, graph: bool) -> float:
         """Seconds from a step's first kernel to its last: eagerly launched, they come no faster than they are sent."""
-        step_s = self.step_s(shape)
-        return step_s if graph else max(step_s, self.lead_s(shape))
+        _, lead_s = self.launch_s(shape, graph)
+        return max(self.step_s(shape), lead_s)

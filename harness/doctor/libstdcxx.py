@@ -26,11 +26,11 @@ _SYSTEM = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib6
 _VERSION_SECTIONS = (0x6FFFFFFD, 0x6FFFFFFE)  # ELF: symbol versions that the file defines, and that it needs
 
 
-def loaded_libstdcxx(maps: Path = Path("/proc/self/maps")) -> Path | None:
+def loaded_libstdcxx() -> Path | None:
     """The file that this interpreter loads as the C++ standard library, None where there is none."""
     try:
         ctypes.CDLL(_NAME)
-        lines = maps.read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return None
     return next((Path(line.split(maxsplit=5)[5]) for line in lines if "libstdc++.so" in line), None)

@@ -39,9 +39,9 @@ def check_port(port: int, asked: bool) -> Finding:
     return ok(check, "free")
 
 
-def port_owner(port: int, proc: Path = Path("/proc")) -> str:
+def port_owner(port: int) -> str:
     """Who listens on a TCP port, for people: process id and command, as far as this user may know."""
-    inodes = set()
+    proc, inodes = Path("/proc"), set()
     for table in ("tcp", "tcp6"):
         file = proc / "net" / table
         for line in file.read_text().splitlines()[1:] if file.exists() else []:

@@ -6,22 +6,13 @@ import math
 
 from harness.live.player import Finish, News, ServerGoneError, Transport
 from harness.metrics.request_log import Counts
+from harness.metrics.schema import MOMENTS
 from harness.workload import Workload
 from runtime.engine.params import SamplingParams
 from runtime.messages import Ended, Request, TokenPrompt, id_bytes
 from runtime.server.client import Client
 from runtime.server.launch import Server, ServerDiedError
 from traces.prompts import PromptMaker
-
-_MOMENTS = (
-    "received_s",
-    "tokenized_s",
-    "queued_s",
-    "scheduled_s",
-    "first_token_s",
-    "last_token_s",
-    "detokenized_s",
-)
 
 
 class DirectTransport(Transport):
@@ -96,8 +87,9 @@ class DirectTransport(Transport):
         self._client.close()
 
     def _finish(self, ended: Ended) -> Finish:
-        moments = {moment: getattr(ended, moment) - self._start_s for moment in _MOMENTS}
-        moments["sent_back_s"] = moments["detokenized_s"]  # no API server in between
+        *told, sent_back = MOMENTS
+        moments = {moment: getattr(ended, moment) - self._start_s for moment in told}
+        moments[sent_back] = moments["detokenized_s"]  # no API server in between
         return Finish(
             status={"error": "rejected", "abort": "aborted"}.get(ended.reason, "ok"),
             reason=ended.reason,

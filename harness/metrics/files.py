@@ -25,7 +25,7 @@ from harness.metrics.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from harness.metrics.schema import Array, Column, Columns
 
 REQUESTS, STEPS, TOKENS = "requests.parquet", "steps.parquet", "tokens.parquet"
-CONFIG, SUMMARY = "config.yaml", "summary.json"
+CONFIG, SUMMARY, ENVIRONMENT = "config.yaml", "summary.json", "environment.json"
 
 
 class RunError(ValueError):
@@ -108,7 +108,29 @@ def load_run(path: Path | str) -> Run:
         raise RunError(
             f"{path} is not a run directory: it has no {', no '.join(missing)}; give one that `harness run` wrote"
         )
-    return Run(path, config=_read_config(path / CONFIG), summary=_read_summary(path / SUMMARY))
+    return Run(path, config=_read_config(path / CONFIG), summary=read_summary(path / SUMMARY))
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The ``summary.json`` of a run.
+
+    Raises:
+        RunError: It is none.
+    """
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: not JSON ({_first_line(error)})") from error
+    if not isinstance(summary, dict) or "metrics" not in summary:
+        raise RunError(f"{path}: not the summary of a run (it has no 'metrics')")
+    return summary
+
+
+def at(tree: Any, path: Iterable[str]) -> Any:
+    """What a summary or a configuration has at the end of a path of keys; None where a key is missing."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 @dataclass(frozen=True)
@@ -200,7 +222,7 @@ class Run:
             raise RunError(f"{path}: the run has no such table")
         try:
             return pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise RunError(f"{path}: not a Parquet file that can be read ({_first_line(error)})") from error
 
 
@@ -333,16 +355,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise RunError(f"{path}: not a configuration (its top level is no mapping)")
     return {str(key): value for key, value in config.items()}
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path}: not JSON ({_first_line(error)})") from error
-    if not isinstance(summary, dict) or "metrics" not in summary:
-        raise RunError(f"{path}: not the summary of a run (it has no 'metrics')")
-    return summary
 
 
 def _first_line(error: Exception) -> str:

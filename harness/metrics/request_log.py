@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from harness.metrics.schema import FINISH_REASONS, NULL, STATUSES
+from harness.metrics.schema import FINISH_REASONS, MOMENTS, NULL, STATUSES
 from harness.progress import Progress
 from runtime.scheduler import Sequence
 from traces.schema import Trace
@@ -15,14 +15,7 @@ from traces.stats import ideal_cached_tokens
 
 _TIMES = (
     "sent_s",
-    "received_s",
-    "tokenized_s",
-    "queued_s",
-    "scheduled_s",
-    "first_token_s",
-    "last_token_s",
-    "detokenized_s",
-    "sent_back_s",
+    *MOMENTS,
     "client_first_token_s",
     "client_last_token_s",
     "itl_p50_s",

@@ -24,6 +24,16 @@ NULL = -1  # in an integer, code or flag column: unknown
 STATUSES = ("ok", "error", "timeout", "aborted", "rejected", "unfinished")
 FINISH_REASONS = ("stop", "length", "abort", "error")
 PHASES = ("prefill", "decode", "mixed")
+MOMENTS = (  # of a request inside the server
+    "received_s",
+    "tokenized_s",
+    "queued_s",
+    "scheduled_s",
+    "first_token_s",
+    "last_token_s",
+    "detokenized_s",
+    "sent_back_s",
+)
 
 
 class SchemaError(ValueError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.report.terminal import UNKNOWN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WIDTH = 50
 LABEL_WIDTH = 40
-UNKNOWN = "-"
 
 
 def final_block(summary: Mapping[str, Any]) -> str:

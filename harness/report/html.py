@@ -13,12 +13,13 @@ import json
 from html import escape
 from importlib.resources import files as resources
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.metrics.compare import CompareError, compare, run_names
-from harness.metrics.files import CONFIG, RunError, load_run
+from harness.metrics.files import CONFIG, RunError, at, load_run
 from harness.report.series import page_series
 from harness.report.sweep import Cell, failed_cells, flat, is_run, load_cells, sweep_data, varied
+from harness.report.terminal import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from harness.metrics.summary import Json
 
 MOST_OVERLAID = 8  # runs whose lines can still be told apart
-UNKNOWN = "-"
 SCRIPTS = ("chart.js", "waterfall.js", "sweep.js", "main.js")
 
 # Label, keys in the summary, scale to the label's unit, format.
@@ -128,7 +128,7 @@ def _charts() -> list[str]:
 def _summary(names: Sequence[str], summaries: Sequence[Json]) -> str:
     rows = []
     for label, path, scale, form in _SUMMARY:
-        values = [_at(summary, path) for summary in summaries]
+        values = [at(summary, path) for summary in summaries]
         if any(value is not None for value in values):
             rows.append([label, *(UNKNOWN if value is None else format(value * scale, form) for value in values)])
     said: dict[str, list[str]] = {}
@@ -226,15 +226,9 @@ def _about(runs: Sequence[Run]) -> str:
         ("hardware", ("hardware", "name")),
         ("tp", ("tp",)),
     ):
-        values = list(dict.fromkeys(str(_at(run.config, path)) for run in runs))
+        values = list(dict.fromkeys(str(at(run.config, path)) for run in runs))
         facts.append(f"{label} {', '.join(values)}")
     return " · ".join(facts)
-
-
-def _at(tree: Any, path: Iterable[str]) -> Any:
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
 
 
 def _section(identity: str, title: str, content: str) -> str:

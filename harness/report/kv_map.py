@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.report.plots import COLOURS
+from harness.report.figure import COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.report.plots import COLOURS
+from harness.report.figure import COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,14 +20,13 @@ _HEIGHT = 0.56  # of an edge, in lanes
 _LOCKED, _EVICTABLE = COLOURS[1], COLOURS[0]
 
 
-def draw_prefix_tree(axes: Axes, root: Node, text: Callable[[TokenIds], str], *, label_pages: bool = True) -> None:
-    """Draw each edge as a bar from its first token to its last, a lane for each leaf.
+def draw_prefix_tree(axes: Axes, root: Node, text: Callable[[TokenIds], str]) -> None:
+    """Draw each edge as a bar from its first token to its last, the ids of its pages below it, a lane for each leaf.
 
     Args:
         axes: Where to draw.
         root: Of the tree.
         text: What to write on an edge: of its token ids, int32.
-        label_pages: Also write the ids of its pages below.
     """
     lanes = _lanes(root)
     for node, lane in lanes.items():
@@ -40,11 +39,8 @@ def draw_prefix_tree(axes: Axes, root: Node, text: Callable[[TokenIds], str], *,
         width = node.end - start
         axes.barh(lane, width, _HEIGHT, left=start, color=colour, alpha=0.25, edgecolor=colour, linewidth=1.4, zorder=2)
         axes.text(start + width / 2, lane, text(np.frombuffer(node.key, np.int32)), ha="center", va="center", zorder=3)
-        if label_pages:
-            said = f"pages {', '.join(map(str, node.held.tolist()))}" + (
-                f"; read by {node.locks}" if node.locks else ""
-            )
-            axes.text(start + width / 2, lane + _HEIGHT / 2, said, ha="center", va="top", fontsize="x-small", zorder=3)
+        said = f"pages {', '.join(map(str, node.held.tolist()))}" + (f"; read by {node.locks}" if node.locks else "")
+        axes.text(start + width / 2, lane + _HEIGHT / 2, said, ha="center", va="top", fontsize="x-small", zorder=3)
     rows = max(lanes.values(), default=0) + 1
     axes.set_ylim(rows - 0.3, -0.6)
     axes.set_xlim(left=-0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.report.plots import COLOURS, duration
+from harness.report.figure import COLOURS, duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -93,7 +93,7 @@ def read_steps(run: Run) -> dict[str, Array] | None:
 
     try:
         table = pq.read_table(path, columns=list(_STEP_COLUMNS))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise RunError(f"{path}: not a table of steps that can be read ({str(error).splitlines()[0]})") from error
     if not table.num_rows:
         return None

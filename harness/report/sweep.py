@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.metrics.files import CONFIG, REQUESTS, SUMMARY, RunError
+from harness.metrics.files import CONFIG, REQUESTS, SUMMARY, RunError, at, read_summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +83,7 @@ def load_cells(directory: Path) -> list[Cell]:
         raise RunError(
             f"{directory}: no run in it; give a run directory, or one that `harness sweep` or `harness run -m` wrote"
         )
-    return [Cell(path, flat(_yaml(path / CONFIG)), _json(path / SUMMARY)) for path in paths]
+    return [Cell(path, flat(_yaml(path / CONFIG)), read_summary(path / SUMMARY)) for path in paths]
 
 
 def failed_cells(directory: Path) -> list[Cell]:
@@ -155,9 +154,7 @@ def sweep_data(cells: Sequence[Cell], root: Path) -> dict[str, Any]:
 
 
 def _figure(summary: Json, metric: Metric) -> float | None:
-    value: Any = summary
-    for key in metric.path:
-        value = value.get(key) if isinstance(value, dict) else None
+    value = at(summary, metric.path)
     return float(f"{value * metric.scale:.6g}") if isinstance(value, int | float) else None
 
 
@@ -205,13 +202,3 @@ def _yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise RunError(f"{path}: not a configuration (its top level is no mapping)")
     return tree
-
-
-def _json(path: Path) -> Json:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path}: not JSON ({error})") from error
-    if not isinstance(summary, dict):
-        raise RunError(f"{path}: not the summary of a run")
-    return summary

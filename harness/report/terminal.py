@@ -1,4 +1,4 @@
-"""Where tables are printed: as wide as the terminal, or wide enough in a pipe."""
+"""How tables are printed: as wide as the terminal, or wide enough in a pipe, and what stands for the unknown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 160  # columns
+UNKNOWN = "-"  # what a person reads where a figure is not known
 
 
 def table_console() -> Console:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.report.plots import COLOURS, POINTS, PlotError, duration
+from harness.report.figure import COLOURS, POINTS, duration, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,13 +32,9 @@ def plot_trace(trace: Trace, stats: Stats, path: Path) -> None:
     Raises:
         PlotError: The format is unknown, or the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.4), dpi=120, facecolor="white", layout="constrained")
-    formats = FigureCanvasAgg(figure).get_supported_filetypes()
-    if path.suffix.lower().removeprefix(".") not in formats:
-        raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
     arrivals, lengths, hits = figure.subplots(1, 3)
     _draw_arrivals(arrivals, trace, stats)
     _draw_lengths(lengths, trace)
@@ -48,10 +44,7 @@ def plot_trace(trace: Trace, stats: Stats, path: Path) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{trace.name}: {stats.requests:,} requests, {stats.prompt_tokens:,} prompt tokens")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise PlotError(f"{path}: cannot be written ({error.strerror or error})") from error
+    save(figure, path)
 
 
 def _draw_arrivals(axes: Axes, trace: Trace, stats: Stats) -> None:

@@ -149,8 +149,7 @@ class ModelledEngine:
         shape, graph = self._shape(batch)
         sequences = len(batch.chunks) + len(batch.decodes)
         schedule_s = self._schedule_s(sequences, shape)
-        launch_s = self._cost.launch_s(shape, graph)
-        lead_s = 0.0 if graph else self._cost.lead_s(shape)
+        launch_s, lead_s = self._cost.launch_s(shape, graph)
         step_s = self._cost.step_s(shape)
         ready_s = host_s + (schedule_s + launch_s - lead_s)
         free_s = self._device_free_s
@@ -173,8 +172,7 @@ class ModelledEngine:
         """
         shape, graph = self._shape(batch)
         sequences, last, longest = shape.decode_sequences, shape.decode_context, shape.decode_max_context
-        launch_s = self._cost.launch_s(shape, graph)
-        lead_s = 0.0 if graph else self._cost.lead_s(shape)
+        launch_s, lead_s = self._cost.launch_s(shape, graph)
         schedule_s = self._schedule_s(sequences, shape)
         duration_s = self._cost.decode_s(
             sequences,

@@ -65,6 +65,11 @@ class Probe:
         """Share of the requests that met the SLO."""
         return float(self.met.mean())
 
+    @property
+    def came(self) -> float:
+        """Requests per second that came: turns wait for those before them, so that it may be fewer than asked for."""
+        return len(self.met) / self.span_s if self.span_s else self.rate
+
 
 def probe(task: ProbeTask) -> Probe:
     """Replay a trace at a rate.

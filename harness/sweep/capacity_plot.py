@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.report.plots import COLOURS, DASHES, PlotError, check_format
+from harness.report.figure import COLOURS, DASHES, save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,6 @@ def plot_attainment(searches: Sequence[tuple[str, Search]], title: str, path: Pa
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    check_format(path)
     figure = Figure(figsize=(9, 5), dpi=120, facecolor="white", layout="constrained")
     axes = figure.subplots()
     for position, (name, search) in enumerate(searches):
@@ -54,7 +53,4 @@ def plot_attainment(searches: Sequence[tuple[str, Search]], title: str, path: Pa
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left", fontsize="small")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise PlotError(f"{path}: cannot be written ({error.strerror or error})") from error
+    save(figure, path)

@@ -21,7 +21,7 @@ from harness import experiment
 from harness.config import ExperimentConfig, TraceConfig
 from harness.errors import USER_ERRORS
 from harness.interrupt import Interrupt
-from harness.metrics.files import SUMMARY
+from harness.metrics.files import CONFIG, SUMMARY
 from harness.metrics.slo import Slo
 from harness.progress import Progress
 from harness.record import RunRecord
@@ -70,7 +70,7 @@ def run_cell(task: CellTask) -> Status:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / ERROR).unlink(missing_ok=True)
     try:
-        (directory / "config.yaml").write_text(config_yaml(config))
+        (directory / CONFIG).write_text(config_yaml(config))
         slo = Slo(**config.slo)
         trace, record = replay(config)
         if record.failure is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.metrics.files import SUMMARY, RunError
+from harness.metrics.files import SUMMARY, RunError, at
 from harness.report.sweep import Cell, failed_cells, load_cells, number_or_word, varied
+from harness.report.terminal import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 CELLS = "cells.parquet"
 MOST_ROWS = 40  # of the table on the console; the file has them all
 MOST_ERRORS = 5
-UNKNOWN = "-"
 
 GOODPUT = ("goodput", "requests_per_s")
 TTFT_P99 = ("metrics", "ttft_s", "p99")
@@ -151,7 +151,5 @@ def _best(rows: list[tuple[str, Cell]]) -> tuple[list[tuple[str, Cell]], str]:
 
 
 def _figure(cell: Cell, path: tuple[str, ...]) -> float | None:
-    value: Any = cell.summary
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
+    value = at(cell.summary, path)
     return None if value is None else float(value)

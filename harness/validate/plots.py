@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.metrics.schema import ended_ok
-from harness.report.plots import COLOURS, TITLES, plot_cdfs
+from harness.report.figure import COLOURS
+from harness.report.latency_plot import TITLES, plot_cdfs
 from harness.validate.recording import Recording
 
 if TYPE_CHECKING:

@@ -113,21 +113,28 @@ def check_alike(real: Recording, twin: Recording) -> None:
     for recording in (real, twin):
         if not recording.run.complete:
             raise ValidationError(f"{recording.run.path}: the run is incomplete; run it again to its end")
+    difference = differing(real, twin)
+    if difference is not None:
+        raise ValidationError(difference)
+
+
+def differing(real: Recording, twin: Recording) -> str | None:
+    """In what two runs are not of one server and one workload, and the way out; None where they are."""
+    configs = asdict(real.config), asdict(twin.config)  # a knob that one of them was recorded before has its default
     for name in _SAME:
-        ours, theirs = real.run.config.get(name), twin.run.config.get(name)
+        ours, theirs = (config[name] for config in configs)
         if ours != theirs:
             knob, one, other = _first_unequal(name, ours, theirs)
-            raise ValidationError(
-                f"{knob}={one} in {real.run.path}, {other} in {twin.run.path}: replay both with the same"
-            )
+            return f"{knob}={one} in {real.run.path}, {other} in {twin.run.path}: replay both with the same"
     servers = real.run.summary.get("server", {}), twin.run.summary.get("server", {})
     for name in SIZES:
         one, other = (server.get(name) for server in servers)
         if one != other:
-            raise ValidationError(
+            return (
                 f"engine.{name}={one} in {real.run.path}, {other} in {twin.run.path}: simulate with "
                 f"engine.{name}={one}, as the server recorded at its start"
             )
+    return None
 
 
 def _first_unequal(knob: str, one: Any, other: Any) -> tuple[str, Any, Any]:

@@ -166,14 +166,14 @@ class RecordedCost(CostModel):
         ]
         return np.asarray(self._cost.decode_s(sequences, rows, context, longest) * np.array(ratios))
 
-    def launch_s(self, shape: StepShape, graph: bool) -> float:
-        launch_s = self._cost.launch_s(shape, graph)
-        return launch_s if graph else launch_s - self._cost.lead_s(shape) + self.lead_s(shape)
-
-    def lead_s(self, shape: StepShape) -> float:
-        """A launch took as long as the step that had to wait for it, and no longer than any other step."""
-        lead_s, recorded_s = self._cost.lead_s(shape), self.step_s(shape)
-        return recorded_s if lead_s >= self._cost.step_s(shape) else min(lead_s, recorded_s)
+    def launch_s(self, shape: StepShape, graph: bool) -> tuple[float, float]:
+        """An eager launch took as long as the step that had to wait for it, and no longer than any other step."""
+        cpu_s, lead_s = self._cost.launch_s(shape, graph)
+        if graph:
+            return cpu_s, lead_s
+        recorded_s = self.step_s(shape)
+        own_s = recorded_s if lead_s >= self._cost.step_s(shape) else min(lead_s, recorded_s)
+        return cpu_s - lead_s + own_s, own_s
 
     def _ratio(self, features: FloatArray) -> float:
         return float(self._ratios[np.abs(self._features - features).sum(axis=1).argmin()])

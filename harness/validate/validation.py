@@ -1,23 +1,19 @@
-"""A validation: real runs and their twins replayed, held against each other, and what is left of it on disk."""
+"""A validation: real runs and their twins held against each other, and what is left of it on disk."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from harness import experiment
-from harness.compose import compose
-from harness.config import ConfigError, ExperimentConfig
+from harness.config import ConfigError
 from harness.metrics.slo import Slo
-from harness.progress import Progress
 from harness.validate.agreement import Error, errors
 from harness.validate.recording import Recording, check_alike
 from harness.validate.sources import (
@@ -29,8 +25,6 @@ from harness.validate.sources import (
     simulate_on,
     stages,
 )
-
-_TWINS = ("sim", "emulate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,87 +91,6 @@ class Validation:
     steps: Steps | None = None
     on_recorded: list[Error] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def replay_all(
-    overrides: Sequence[str], twins: Sequence[str], repeats: int, out: Path, say: Callable[[str], None]
-) -> tuple[list[Path], dict[str, Path], dict[str, float]]:
-    """Replay a workload through the real server and its twins, on the sizes that the real one recorded.
-
-    Args:
-        overrides: As for ``harness run``.
-        twins: Backends: ``sim``, ``emulate``.
-        repeats: Real runs.
-        out: Gets a run directory each.
-        say: Told what is under way.
-
-    Returns:
-        Directories of the real runs and of the twins, and the seconds that each twin took.
-
-    Raises:
-        ValueError: A knob is wrong, or no real run came to its end.
-    """
-    for twin in twins:
-        if twin not in _TWINS:
-            raise ConfigError(f"--backends {twin}: choose from {', '.join(_TWINS)}")
-    if repeats < 1:
-        raise ConfigError(f"--repeats {repeats}: at least 1")
-    overrides = [_for_any_backend(word) for word in overrides]
-    config = compose(["backend=runtime", *(word for word in overrides if not _of_cost(word))])
-    real: list[Path] = []
-    server: dict[str, Any] = {}
-    for number in range(1, repeats + 1):
-        say(f"runtime, {number} of {repeats}")
-        directory = out / f"runtime_{number}"
-        record = _replayed(config, directory)
-        if record.complete:
-            real.append(directory)
-            server = record.server
-        elif record.failure is None:
-            raise KeyboardInterrupt
-        else:
-            say(f"runtime, {number} of {repeats}: {record.failure}; left out")
-    if not real:
-        raise ConfigError(f"no real run came to its end; what was measured is in {out}")
-    sizes = [f"engine.{name}={server[name]}" for name in ("pages", "page_size", "max_running", "max_context")]
-    made: dict[str, Path] = {}
-    took_s: dict[str, float] = {}
-    for twin in twins:
-        say(twin)
-        # The real runs' client has no API server between: that way costs nothing but what it was measured to.
-        direct = ["++backend.hops.client_s=0"] if twin == "sim" and config.backend["client"] == "direct" else []
-        twin_config = compose([f"backend={twin}", *direct, *overrides, *sizes])
-        begun_s = time.monotonic()
-        _replayed(twin_config, out / twin)
-        made[twin], took_s[twin] = out / twin, time.monotonic() - begun_s
-    return real, made, took_s
-
-
-def _of_cost(word: str) -> bool:
-    return word.lstrip("+").partition("=")[0].partition(".")[0] == "cost"
-
-
-def _for_any_backend(word: str) -> str:
-    """A backend's knob is set also in a configuration of another backend, which does not look at it."""
-    return f"++{word.lstrip('+')}" if word.lstrip("+").startswith("backend.") else word
-
-
-def _replayed(config: ExperimentConfig, directory: Path) -> Any:
-    from omegaconf import OmegaConf
-
-    from harness.interrupt import Interrupt
-
-    experiment.prepare_directory(directory, OmegaConf.to_yaml(OmegaConf.structured(config)))
-    trace = experiment.load_trace(config.trace)
-    with Interrupt() as interrupt:
-
-        def watch(progress: Progress) -> bool:
-            del progress
-            return not interrupt.requested
-
-        record = experiment.replay(config, trace, watch)
-    experiment.write(directory, record, Slo(**config.slo), trace)
-    return record
 
 
 def validate(

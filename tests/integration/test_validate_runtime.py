@@ -27,3 +27,9 @@ def test_a_workload_is_replayed_and_its_errors_found(tmp_path: Path, capsys: pyt
     assert found["notes"] == []
     assert found["errors_on_recorded_steps"]["e2e_s.mean"] is not None
     assert "steps: identical" in capsys.readouterr().out
+    # Judged again from the recording alone, as elsewhere, it comes to the same.
+    again = tmp_path / "again"
+    assert main(["validate", f"from={out / 'runtime_1'}", "--out", str(again)]) == 0
+    judged = json.loads((again / "validation.json").read_text())
+    assert judged["twins"][0]["errors"] == found["twins"][0]["errors"]
+    assert judged["errors_on_recorded_steps"] == found["errors_on_recorded_steps"]

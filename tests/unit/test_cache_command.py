@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness import cli
 from harness.cache.accesses import Accesses, cut
 from harness.cache.clairvoyant import belady_hits
 from harness.cache.errors import CacheError
@@ -198,7 +199,7 @@ def test_the_same_samples_give_the_same_cells(made: str, tmp_path: Path) -> None
 )
 def test_a_mistake_is_one_line(made: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     block = ["--block", "16"] if words else []
-    assert main([made, "--jobs", "1", *block, *words]) == 2
+    assert cli.main(["cache", made, "--jobs", "1", *block, *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("harness cache: ")
     assert said in error

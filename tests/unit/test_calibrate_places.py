@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.calibrate.bench import Bench
+from harness.calibrate.bench import Bench, largest_decode
 from harness.calibrate.places import (
     Place,
     coarse_grid,
@@ -21,8 +21,9 @@ from harness.calibrate.places import (
 from harness.compose import compose
 from harness.simulator.engine import EngineOptions, Shapes
 from policies import build_policy
+from runtime.engine.engine import StepResult, StepRun
 from runtime.engine.place import EnginePlace
-from runtime.scheduler import SchedulerConfig
+from runtime.scheduler import Batch, SchedulerConfig
 from runtime.server.config import EngineSpec
 
 SIZES = SchedulerConfig(pages=4096, page_size=16, max_running=64, max_context=8192)
@@ -135,3 +136,45 @@ def test_what_is_placed_between_fits_too(data: st.DataObject) -> None:
         assert chosen.fits(SIZES, 8192)
         assert chosen not in places
         assert min(chosen.contexts()) > 0
+
+
+@given(
+    pages=st.integers(1, 5000),
+    page_size=st.sampled_from([1, 16, 64]),
+    max_running=st.integers(1, 300),
+    max_context=st.integers(1, 50_000),
+)
+def test_the_largest_decode_fits_a_server_of_any_size(
+    pages: int, page_size: int, max_running: int, max_context: int
+) -> None:
+    sizes = SchedulerConfig(pages, page_size, max_running, max_context)
+    decode = largest_decode(sizes)
+    assert decode.fits(sizes, 1)
+    assert decode.kind == "decode"
+
+
+def test_on_a_gpu_every_step_measured_follows_a_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "_sleep", waits.append)
+    monkeypatch.setattr(BENCH, "_on_gpu", True)
+    monkeypatch.setattr(BENCH, "engine", Stopwatch())
+    times = BENCH.run(Place(2, 100), 3)
+    launched = [(len(batch.chunks), len(batch.decodes)) for batch in BENCH.engine.launched]  # type: ignore[attr-defined]
+    assert launched == [(2, 0), *[(0, SIZES.max_running), (2, 0)] * 3]
+    assert [one.run.duration_s for one in times] == [2.0] * 4, "of the steps, not of the decodes between"
+    assert len(waits) == 1, "only where no decode was seen to cover a launch"
+
+
+class Stopwatch:
+    """An engine that takes a second for each chunk, or a minute for a decode."""
+
+    def __init__(self) -> None:
+        self.launched: list[Batch] = []
+
+    def launch(self, batch: Batch) -> Batch:
+        self.launched.append(batch)
+        return batch
+
+    def collect(self, batch: Batch) -> StepResult:
+        return StepResult([], [], StepRun(0.0, float(len(batch.chunks) or 60), 1, graph=False))

@@ -182,6 +182,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], said: str, caps
     assert said in error
 
 
+def test_sessions_that_cannot_come_as_fast_as_asked_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["slo.ttft_s=0.2", "trace=generated", "trace.generate.requests=200", "trace.generate.turns.mean=4"]
+    assert main(["capacity", *words, "trace.rate=64", "--tolerance", "0.5"]) == 0
+    assert "requests/s came, since turns wait for those before them: not a capacity" in capsys.readouterr().out
+
+
 def test_a_search_refuses_what_cannot_be() -> None:
     for target, tolerance in ((0.0, 0.1), (1.1, 0.1), (0.9, 0.0), (0.9, 2.0)):
         with pytest.raises(ConfigError):

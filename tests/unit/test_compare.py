@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from harness import cli
 from harness.commands.compare import main
 from harness.metrics.compare import CompareError, compare, pair_rows
 from harness.metrics.files import load_run, write_requests, write_summary
@@ -162,7 +163,7 @@ def test_the_plot_goes_where_it_is_asked_to(capsys, runs, tmp_path):
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, runs, arguments, message):
     paths = {path.name: path for path in runs}
-    assert main([argument.format(**paths) for argument in arguments]) == 2
+    assert cli.main(["compare", *(argument.format(**paths) for argument in arguments)]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from harness import cli
 from harness.commands.compare import main as compare_main
 from harness.commands.report import FORMATS
 from harness.commands.report import main as report_main
@@ -271,6 +272,10 @@ def broken(document, **changes):
         (lambda d: '{"benchmarks": []}', "'benchmarks' is empty"),
         (lambda d: '{"benchmarks": [{"requests": {"successful": [{"request_id": "r"}]}}]}', "has no info.timings"),
         (lambda d: '{"metadata": {"request_start_ns": "x"}}', "'request_start_ns' is 'x', not nanoseconds"),
+        (
+            lambda d: '{"metadata": {"request_start_ns": 1, "credit_issued_ns": [2]}}',
+            "'credit_issued_ns' is [2], not nanoseconds",
+        ),
         (lambda d: '{"request_latency": {"avg": 1, "unit": "ms"}}', "no request ended ok"),
         (lambda d: '{"request_latency": {"avg": 1, "unit": "ms"}, "benchmark_duration": 3}', "not an object with its"),
         (lambda d: '{"mean_ttft_ms": 1, "total_token_throughput": 1}', "no request ended ok"),
@@ -283,7 +288,7 @@ def test_a_broken_file_is_one_line_that_names_it(run, tmp_path, capsys, text, me
         load_runs(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
-    assert compare_main([str(run.path), str(path)]) == 2
+    assert cli.main(["compare", str(run.path), str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -305,5 +310,5 @@ def test_the_command_compares_across_tools_and_plots_what_it_can(run, tmp_path, 
 
 
 def test_a_format_takes_one_run(run, capsys):
-    assert report_main([str(run.path), str(run.path), "--format", "vllm"]) == 2
+    assert cli.main(["report", str(run.path), str(run.path), "--format", "vllm"]) == 2
     assert "takes one run, not 2" in capsys.readouterr().err

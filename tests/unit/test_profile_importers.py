@@ -258,7 +258,7 @@ def test_an_imported_profile_simulates(tmp_path, make):
     assert isinstance(built.cost, ProfileCost)
     step = built.cost.profile.steps[0]
     assert built.cost.step_s(step.shape) == pytest.approx(step.device_s, rel=0.2)
-    assert built.cost.launch_s(step.shape, graph=True) > 0
+    assert built.cost.launch_s(step.shape, graph=True)[0] > 0
 
 
 def test_what_is_wrong_is_named(tmp_path):

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from harness import cli
 from harness.commands.report import main
 from harness.metrics.files import load_run
 from harness.report.html import MOST_OVERLAID, report_of_runs, report_of_sweep
@@ -178,7 +179,7 @@ def test_the_same_runs_give_the_same_page(runs):
 )
 def test_a_mistake_is_one_line_and_exit_code_2(runs, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
-    assert main([word.format(runs=runs) for word in words]) == 2
+    assert cli.main(["report", *(word.format(runs=runs) for word in words)]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
@@ -188,7 +189,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(runs, tmp_path, monkeypatch, caps
 def test_a_steps_table_that_is_none_is_named(runs, tmp_path, capsys):
     shutil.copytree(runs / "plenty", tmp_path / "broken")
     (tmp_path / "broken" / "steps.parquet").write_text("no table")
-    assert main([str(tmp_path / "broken")]) == 2
+    assert cli.main(["report", str(tmp_path / "broken")]) == 2
     assert "steps.parquet: not a table of steps" in capsys.readouterr().err
 
 

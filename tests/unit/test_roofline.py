@@ -165,13 +165,15 @@ def test_dtypes_change_what_they_should():
 
 def test_launches_cost_cpu_time_per_kernel_without_a_graph():
     cost = roofline("qwen3_8b", "h100")
-    assert cost.launch_s(decode(8, 100), graph=True) == 0.9e-3
-    eager = cost.launch_s(decode(8, 100), graph=False)
+    assert cost.launch_s(decode(8, 100), graph=True) == (0.9e-3, 0.0)
+    eager, lead = cost.launch_s(decode(8, 100), graph=False)
+    assert lead == eager - 0.9e-3  # the inputs come first
     assert eager == pytest.approx((36 * (7 + 3 + 1) + 4) * 45e-6)
-    assert cost.launch_s(prefill(1, 100), graph=False) == eager
+    assert cost.launch_s(prefill(1, 100), graph=False) == (eager, lead)
     mixed = StepShape(1, 8, 36, 8, 1, 1, 9, 2)
-    assert cost.launch_s(mixed, graph=False) == pytest.approx(eager + 36 * 45e-6)
-    assert roofline("qwen3_8b", "h100", 2).launch_s(decode(8, 100), graph=False) == pytest.approx(eager + 73 * 45e-6)
+    assert cost.launch_s(mixed, graph=False)[0] == pytest.approx(eager + 36 * 45e-6)
+    split, _ = roofline("qwen3_8b", "h100", 2).launch_s(decode(8, 100), graph=False)
+    assert split == pytest.approx(eager + 73 * 45e-6)
 
 
 def test_decode_s_takes_integer_arrays_and_returns_float64():

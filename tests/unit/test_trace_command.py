@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import cli
 from harness.commands import trace as command
 from harness.commands.trace import main
 from traces import catalog
@@ -194,7 +195,7 @@ def test_fetch_shows_progress_and_says_where_it_lies(
 
 def test_fetch_checks_all_names_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(catalog, "fetch", lambda *_: pytest.fail("downloaded before the names were checked"))
-    assert main(["fetch", "azure_conv_2023", "azure_conv_1999"]) == 2
+    assert cli.main(["trace", "fetch", "azure_conv_2023", "azure_conv_1999"]) == 2
     assert "azure_conv_1999" in capsys.readouterr().err
 
 
@@ -203,6 +204,7 @@ def test_fetch_checks_all_names_first(monkeypatch: pytest.MonkeyPatch, capsys: p
     [
         (["stats", "nowhere"], "trace stats: trace 'nowhere' is no file"),
         (["stats", "chat", "--window-s", "0"], "window_s is 0.0"),
+        (["stats", "chat", "--window-s", "1e-6"], "more than 1,000,000 windows"),
         (["stats", "chat", "--plot", "x.docx"], "'.docx'; end it in .png"),
         (["convert", "chat", "x.docx"], "'docx' cannot be written"),
         (["convert", "chat", "x.jsonl", "--sample", "3"], "fraction is '3'"),
@@ -220,7 +222,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
+    assert cli.main(["trace", *words]) == 2
     err = capsys.readouterr().err
     assert said in err
     assert err.startswith(f"harness trace {words[0]}: ")
@@ -231,7 +233,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_a_wrong_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"arrival_s": 0, "prompt_tokens": 3, "output_tokens": 2}\n{"arrival_s": 1, "prompt_tokens": 0}\n')
-    assert main(["stats", str(bad)]) == 2
+    assert cli.main(["trace", "stats", str(bad)]) == 2
     assert re.search(r"bad\.jsonl.*2", capsys.readouterr().err)
 
 

@@ -150,7 +150,7 @@ class Flat(CostModel):
         return np.ones(len(context))
 
     def launch_s(self, shape, graph):  # type: ignore[no-untyped-def]
-        return 0.0
+        return 0.0, 0.0
 
 
 def test_recorded_steps_take_what_was_recorded() -> None:
@@ -169,16 +169,14 @@ class Eager(Flat):
         return 1e-5 * shape.prefill_tokens
 
     def launch_s(self, shape, graph):  # type: ignore[no-untyped-def]
-        return 1e-3 if graph else 15e-3
-
-    def lead_s(self, shape):  # type: ignore[no-untyped-def]
-        return 14e-3
+        return (1e-3, 0.0) if graph else (15e-3, 14e-3)
 
 
 def test_a_recorded_step_that_waited_for_its_launch_was_launched_as_long_as_it_took() -> None:
     shapes = [StepShape(1, tokens, tokens, tokens) for tokens in (100, 8000)]
     cost = RecordedCost(Eager(), shapes, np.array([25e-3, 81e-3]))
-    assert [cost.lead_s(shape) for shape in shapes] == pytest.approx([25e-3, 14e-3])
-    assert [cost.launch_s(shape, graph=False) for shape in shapes] == pytest.approx([26e-3, 15e-3])
+    launched_s, lead_s = zip(*(cost.launch_s(shape, graph=False) for shape in shapes), strict=True)
+    assert lead_s == pytest.approx([25e-3, 14e-3])
+    assert launched_s == pytest.approx([26e-3, 15e-3])
     assert [cost.busy_s(shape, graph=False) for shape in shapes] == pytest.approx([25e-3, 81e-3])
-    assert cost.launch_s(shapes[0], graph=True) == 1e-3
+    assert cost.launch_s(shapes[0], graph=True) == (1e-3, 0.0)

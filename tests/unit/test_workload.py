@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from harness.cli import main
+from harness.compose import compose
+from harness.experiment import load_trace
 from harness.workload import Workload, WorkloadError
 from traces.load import load
 
@@ -30,3 +32,13 @@ def test_a_file_with_an_id_twice_is_one_line(
     error = capsys.readouterr().err
     assert "request 5: request_id is 5, expected an id that no other request has" in error
     assert error.count("\n") == 1
+
+
+def test_time_scale_makes_thinking_shorter_and_the_rate_has_the_last_word() -> None:
+    words = ["trace=generated", "trace.generate.requests=40", "trace.generate.turns.mean=4"]
+    whole, tenth = (
+        load_trace(compose([*words, *more]).trace) for more in ((), ("trace.time_scale=0.1", "trace.rate=3"))
+    )
+    np.testing.assert_allclose(tenth.think_s, 0.1 * whole.think_s)
+    assert (len(tenth) - 1) / np.ptp(tenth.arrival_s) == pytest.approx(3)
+    np.testing.assert_array_equal(tenth.prompt_tokens, whole.prompt_tokens)

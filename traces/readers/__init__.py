@@ -95,4 +95,7 @@ def recognise(source: Source) -> str:
         if candidate.recognise(source):
             return name
     found = "holds no sessions or clients" if source.is_folder else f"starts with {source.first_line[:80]!r}"
-    raise TraceError(f"{source.path} is in no known trace format ({', '.join(FORMATS)}): it {found}")
+    raise TraceError(
+        f"{source.path} is in no known trace format ({', '.join(FORMATS)}): it {found}; a CSV or JSONL of ours needs "
+        f"{', '.join(native.REQUIRED)}"
+    )

@@ -147,9 +147,10 @@ def _read_parquet(source: Source) -> Trace:
     try:
         with source.stream() as file:
             arrow = parquet.read_table(file)
-    except (pa.ArrowException, OSError) as error:
+        names = tuple(arrow.column_names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{source.path}: bad Parquet: {error}") from None
-    _require_known(source, tuple(arrow.column_names))
+    _require_known(source, names)
     metadata = arrow.schema.metadata or {}
     header = _header(source, metadata[MARK.encode()].decode()) if MARK.encode() in metadata else Header()
     table: Table = {}

@@ -93,9 +93,12 @@ def read_records(records: Sequence[Mapping[str, Any]], path: Path) -> ImportedRu
     """
     kept = [record for record in records if record["metadata"].get("benchmark_phase") != "warmup"]
     for record in kept:
-        start_ns = record["metadata"]["request_start_ns"]
-        if not isinstance(start_ns, int):
-            raise ResultError(f"{path}: 'request_start_ns' is {start_ns!r:.60}, not nanoseconds")
+        times_ns = {"request_start_ns": record["metadata"]["request_start_ns"]}
+        if record["metadata"].get("credit_issued_ns") is not None:
+            times_ns["credit_issued_ns"] = record["metadata"]["credit_issued_ns"]
+        for key, time_ns in times_ns.items():
+            if not isinstance(time_ns, int):
+                raise ResultError(f"{path}: {key!r} is {time_ns!r:.60}, not nanoseconds")
     kept.sort(key=lambda record: (record["metadata"]["request_start_ns"], record["metadata"].get("session_num") or 0))
     if not kept:
         raise ResultError(f"{path}: it has no record of a request")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.metrics.files import Run, load_run
+from harness.metrics.files import REQUESTS, Run, load_run
 from harness.metrics.importers import aiperf, guidellm, sglang, vllm
 from harness.metrics.importers.imported import ImportedRun, ResultError
 
@@ -29,7 +29,7 @@ def load_runs(path: Path | str) -> list[Run | ImportedRun]:
     if path.is_dir():
         inside = (path / name for name in (aiperf.RECORDS, aiperf.FIGURES))
         file = next((file for file in inside if file.is_file()), None)
-        if file is None or (path / "requests.parquet").is_file():
+        if file is None or (path / REQUESTS).is_file():
             return [load_run(path)]
         path = file
     elif not path.is_file():

@@ -1,10 +1,12 @@
-"""Plots of runs, drawn off screen."""
+"""Distributions of the latencies of several runs, one over the other."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from harness.report.figure import COLOURS, DASHES, POINTS, duration, save
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,29 +16,11 @@ if TYPE_CHECKING:
 
     from harness.metrics.schema import Array
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
-DASHES = ("-", "--", "-.", ":")
-POINTS = 2000  # of a curve, whatever the number of requests
-FORMATS = (".png", ".svg", ".pdf")
 TITLES = {
     "ttft_s": "Time to first token",
     "tpot_s": "Time per output token",
     "e2e_s": "End-to-end latency",
 }
-
-
-class PlotError(ValueError):
-    """A plot that cannot be drawn or saved; the message says why."""
-
-
-def check_format(path: Path | None) -> None:
-    """See whether a plot could be saved as this, before the work that it is to show; None is no plot.
-
-    Raises:
-        PlotError: Its suffix says no format.
-    """
-    if path is not None and path.suffix.lower() not in FORMATS:
-        raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
 
 
 def plot_cdfs(runs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
@@ -49,23 +33,16 @@ def plot_cdfs(runs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
     Raises:
         PlotError: The format is unknown, or the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.6), dpi=120, facecolor="white", layout="constrained")
-    formats = FigureCanvasAgg(figure).get_supported_filetypes()
-    if path.suffix.lower().removeprefix(".") not in formats:
-        raise PlotError(f"{path}: cannot save a plot as {path.suffix or 'that'!r}; end it in .png, .svg or .pdf")
     panels: Sequence[Axes] = figure.subplots(1, len(TITLES), sharey=True)
     for axes, (column, title) in zip(panels, TITLES.items(), strict=True):
         _draw(axes, title, {name: values[column] for name, values in runs.items()})
     panels[0].set_ylabel("share of requests")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise PlotError(f"{path}: cannot be written ({error.strerror or error})") from error
+    save(figure, path)
 
 
 def _draw(axes: Axes, title: str, values: Mapping[str, Array]) -> None:
@@ -94,10 +71,3 @@ def _draw(axes: Axes, title: str, values: Mapping[str, Array]) -> None:
     axes.set_xlabel("time (log)")
     axes.grid(axis="x", color="#eeeeee")
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def duration(seconds: float) -> str:
-    """A tick's label in the unit that a person would use: 10 ms, 2 s."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:g} µs"
-    return f"{seconds * 1e3:g} ms" if seconds < 1 else f"{seconds:g} s"
