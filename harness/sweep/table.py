@@ -123,10 +123,10 @@ def _print_table(console: Console, rows: list[tuple[str, Cell]]) -> None:
         shown, what = _best(rows)
         title += f", the {MOST_ROWS} with {what}"
     table = Table(title=title)
-    table.add_column("run", no_wrap=True)
+    table.add_column("run", overflow="fold")
     columns = [column for column in _COLUMNS if any(_figure(cell, column[1]) is not None for _, cell in shown)]
     for heading, *_ in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n", 1), justify="right", no_wrap=True)  # figures stay whole
     for name, cell in shown:
         figures = [(_figure(cell, path), scale, form) for _, path, scale, form in columns]
         table.add_row(

@@ -126,7 +126,7 @@ def model_folder(source: Path | str | Mapping[str, Any]) -> Path | None:
 
 def _path(source: Path | str | Mapping[str, Any]) -> Path | None:
     named = source.get("path") if isinstance(source, Mapping) else source
-    return Path(named) if named else None
+    return Path(named).expanduser() if named else None
 
 
 class _Fields:

@@ -54,9 +54,16 @@ def test_a_run_leaves_its_tables_and_prints_the_block(tmp_path: Path, capsys: py
     assert (table["status"] == 0).all()
 
 
+def test_why_requests_were_rejected_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "engine.pages=1") == 0
+    assert "60 requests did not end well, the first: request 0: 529 prompt" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["trace.path=a,b.csv", "trace.head=~/x"], "an override cannot be read"),
+        (["trace.path=~/a.csv"], "twice: \"trace.path='my file.csv'\""),
         (["policy=foo"], "Available options in 'policy': naive radix sarathi sglang vllm"),
         (["policy/eviction=foo"], " lru "),
         (["policy.order.name=foo"], "Choose one of fcfs, lpm, k_lpm, "),

@@ -18,6 +18,7 @@ from harness.sweep.cell import CellTask, Status, run_cell, status_of
 from harness.sweep.directory import locked, tasks_of
 from harness.sweep.grid import expand
 from harness.sweep.on_slurm import share_of
+from harness.sweep.plot import _grid
 
 SMALL = ["trace.head=20", "--out", "sweep", "--workers", "1"]
 
@@ -140,6 +141,25 @@ def test_hydras_multirun_leaves_the_same_file() -> None:
 def test_heat_map_of_a_sweep() -> None:
     assert sweep("trace.rate=1,2", "tp=1,2,4", *SMALL, "--plot", "heat.png") == 0
     assert Path("heat.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_heat_map_is_a_mean_over_seeds_whatever_their_number() -> None:
+    knobs = [("trace.seed", ["0", "1", "2"]), ("tp", ["1", "2"]), ("policy", ["radix", "vllm"])]
+    cells = [
+        {"knobs": [seed, tp, policy], "values": [100 * tp + 10 * policy + seed]}
+        for seed in range(3)
+        for tp in range(2)
+        for policy in range(2)
+    ]
+    del cells[-1]  # one has failed: the mean is of those that are left
+    data = {
+        "knobs": [{"name": name, "values": values} for name, values in knobs],
+        "metrics": [{"label": "TTFT p99 (ms)", "smaller": True}],
+        "cells": cells,
+    }
+    _, grid, (across, down), others = _grid(data)
+    assert (across["name"], down["name"], others) == ("tp", "policy", ["trace.seed"])
+    assert grid.tolist() == [[1, 101], [11, 110.5]]
 
 
 @given(st.integers(1, 40), st.integers(1, 9))
