@@ -24,8 +24,9 @@ from runtime.kernels.fused_decode import fused_decode
 from runtime.kernels.launch import OVERLAP_TOKENS
 from runtime.kernels.paged_attention import SPLIT_TOKENS, AttentionShape, AttentionTables, decode, prefill
 
-FUSED_SEQUENCES = 16
-"""Of the largest captured decode whose layers rotate, store and attend in one kernel."""
+FUSED_SEQUENCES = 8
+"""Of the largest captured decode whose layers rotate, store and attend in one kernel. Steps of Qwen3-8B on an H200,
+with contexts of 576, against FlashInfer's kernels: 1.05 times as fast at batch 1, 1.04 at 4, 1.03 at 8, 0.98 at 16."""
 
 _PROGRAMS_A_PROCESSOR = 4  # among which short batches are split
 _PROCESSORS_OF_A_CPU = 8  # in Triton's interpreter
@@ -63,8 +64,9 @@ class TritonAttention(GpuAttention):
         return _EagerStep(self, metadata.slots, int(queries[prefills].sum()), chunks, singles)
 
     def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> TritonGraphStep:
-        made = FusedGraphStep if size <= FUSED_SEQUENCES else TritonGraphStep
-        return made(self, size, slots, tables)
+        # With KV in fp8 the one kernel is right in Triton's interpreter and wrong on a GPU.
+        fused = size <= FUSED_SEQUENCES and self.kv.element_size() > 1
+        return (FusedGraphStep if fused else TritonGraphStep)(self, size, slots, tables)
 
     def table_entries(self, size: int, columns: int) -> int:
         return aligned(_Layout(size, self.most_items(size)).pages + size * columns)

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from runtime.kernels import Kernels
+
 
 class Communicator(ABC):
     """One rank's end of a group. Every rank makes the same calls in the same order, from one thread.
@@ -24,6 +26,24 @@ class Communicator(ABC):
     @abstractmethod
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, in place where it can be; the result is what is returned."""
+
+    def add_rms_norm(
+        self, part: Tensor, residual: Tensor | None, weight: Tensor, eps: float, kernels: Kernels
+    ) -> tuple[Tensor, Tensor]:
+        """Sum ``part`` over ranks, add it to the residual stream, normalise: the stream normalised, and the stream.
+
+        Args:
+            part: (tokens, width): this rank's; it may be overwritten.
+            residual: The same: the stream so far, which may be overwritten too; None where the sum begins it. It is
+                for the next call with as many tokens alone: a rank need not know all of it.
+            weight: (width,) of the norm.
+            eps: Added to the mean square.
+            kernels: Add and normalise, where that is not done on the way.
+        """
+        total = self.all_reduce(part)
+        if residual is None:
+            return kernels.rms_norm(total, weight, eps), total
+        return kernels.add_rms_norm(total, residual, weight, eps)
 
     @abstractmethod
     def all_gather(self, tensor: Tensor) -> Tensor:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import torch
 
 from runtime.distributed.communicator import Communicator, SingleCommunicator, TorchCommunicator
-from runtime.distributed.symmetric import PeerCommunicator, SymmetricMemory
+from runtime.distributed.peer import PeerCommunicator, limits_for
 
 
-def connect(rank: int, tp: int, rendezvous: str, device: torch.device, *, all_reduce: str = "auto") -> Communicator:
+def connect(
+    rank: int,
+    tp: int,
+    rendezvous: str,
+    device: torch.device,
+    *,
+    width: int,
+    dtype: torch.dtype,
+    all_reduce: str = "auto",
+) -> Communicator:
     """Meet the other ranks.
 
     Args:
@@ -16,6 +25,8 @@ def connect(rank: int, tp: int, rendezvous: str, device: torch.device, *, all_re
         tp: How many there are.
         rendezvous: URL where they meet, for ``torch.distributed``.
         device: This rank's.
+        width: Of the rows that are summed over ranks: the model's ``hidden_size``.
+        dtype: Theirs.
         all_reduce: ``nccl``, or ``auto``: on GPUs that reach each other, small sums through symmetric memory.
 
     Raises:
@@ -28,8 +39,11 @@ def connect(rank: int, tp: int, rendezvous: str, device: torch.device, *, all_re
     if device.type == "cpu":
         return TorchCommunicator(rank, tp, backend="gloo", init_method=rendezvous)
     group = TorchCommunicator(rank, tp, backend="nccl", init_method=rendezvous, device=device)
-    if all_reduce == "auto" and _peer_access(device, tp):
-        return PeerCommunicator(group, SymmetricMemory(device))
+    limits = limits_for(tp, width, dtype)
+    if all_reduce == "auto" and limits is not None and _peer_access(device, tp):
+        from runtime.distributed.symmetric import SymmetricMemory  # Triton is not there on a machine without a GPU
+
+        return PeerCommunicator(group, SymmetricMemory(group, device, width, limits), limits)
     return group
 
 

@@ -200,7 +200,15 @@ def build(options: Mapping[str, Any], place: EnginePlace) -> LoadedEngine:
     dtype: torch.dtype = getattr(torch, options.get("dtype") or config.dtype)
     fp8 = placement_dtypes(options.get("weight_dtype"), options.get("kv_dtype"), dtype, device)
     all_reduce = options.get("all_reduce", "auto")
-    communicator = connect(place.rank, place.tp, place.rendezvous, device, all_reduce=all_reduce)
+    communicator = connect(
+        place.rank,
+        place.tp,
+        place.rendezvous,
+        device,
+        width=config.hidden_size,
+        dtype=dtype,
+        all_reduce=all_reduce,
+    )
     placement = Placement(communicator, device, dtype, **fp8)
     model = load_model(options["model"], config, placement, options.get("seed"))
     chosen = {name: options[name] for name in ("attention", "cuda_graph") if name in options}

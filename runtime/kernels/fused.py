@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from runtime.kernels.base import HeadNorms, Kernels, Weight
+from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.fused_fp8 import scaled_linear
 from runtime.kernels.fused_moe import experts_sum, route
 from runtime.kernels.launch import OVERLAP_TOKENS, overlap
@@ -48,7 +49,7 @@ class FusedKernels(Kernels):
         width = x.shape[-1]
         out = torch.empty_like(x)
         pdl = self._overlaps(x)
-        block = triton.next_power_of_2(width)
+        block = power_of_2(width)
         _rms_norm[(x.numel() // width,)](
             x, weight, out, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **overlap(pdl)
         )
@@ -57,7 +58,7 @@ class FusedKernels(Kernels):
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         tokens, width = x.shape
         pdl = self._overlaps(x)
-        block = triton.next_power_of_2(width)
+        block = power_of_2(width)
         _add_rms_norm[(tokens,)](
             x, residual, weight, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **overlap(pdl)
         )
@@ -67,7 +68,7 @@ class FusedKernels(Kernels):
         width = x.shape[-1] // 2
         out = x.new_empty(*x.shape[:-1], width)
         pdl = self._overlaps(x)
-        grid = (out.numel() // width, triton.cdiv(width, _ACTIVATIONS))
+        grid = (out.numel() // width, -(-width // _ACTIVATIONS))
         _silu_and_mul[grid](x, out, width, BLOCK=_ACTIVATIONS, PDL=pdl, num_warps=4, **overlap(pdl))
         return out
 
@@ -85,7 +86,7 @@ class FusedKernels(Kernels):
         pdl = self._overlaps(qkv)
         kv_heads = keys.shape[1]
         heads = all_heads - 2 * kv_heads
-        _rotate_and_store[(tokens, triton.cdiv(all_heads, _HEADS))](
+        _rotate_and_store[(tokens, -(-all_heads // _HEADS))](
             qkv,
             qkv if norms is None else norms.q,
             qkv if norms is None else norms.k,
@@ -99,7 +100,7 @@ class FusedKernels(Kernels):
             kv_heads,
             NORM=norms is not None,
             HALF=head_dim // 2,
-            BLOCK=triton.next_power_of_2(head_dim // 2),
+            BLOCK=power_of_2(head_dim // 2),
             HEADS=_HEADS,
             PDL=pdl,
             num_warps=2,
@@ -122,7 +123,7 @@ class FusedKernels(Kernels):
         )
 
     def _overlaps(self, x: Tensor) -> bool:
-        return self._overlap and len(x) <= OVERLAP_TOKENS
+        return self._overlap and x.shape[0] <= OVERLAP_TOKENS
 
 
 def _warps(block: int) -> int:
@@ -130,6 +131,7 @@ def _warps(block: int) -> int:
     return min(max(block // 512, 1), 16)
 
 
+@direct
 @triton.jit
 def _rms_norm(x, weight, out, width, eps, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64) * width
@@ -144,6 +146,7 @@ def _rms_norm(x, weight, out, width, eps, BLOCK: tl.constexpr, PDL: tl.constexpr
     tl.store(out + row + column, scaled.to(out.dtype.element_ty), mask=there)
 
 
+@direct
 @triton.jit
 def _add_rms_norm(x, residual, weight, width, eps, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64) * width
@@ -160,6 +163,7 @@ def _add_rms_norm(x, residual, weight, width, eps, BLOCK: tl.constexpr, PDL: tl.
     tl.store(x + row + column, scaled.to(x.dtype.element_ty), mask=there)
 
 
+@direct
 @triton.jit
 def _silu_and_mul(x, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)
@@ -174,7 +178,8 @@ def _silu_and_mul(x, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None
     tl.store(out + row * width + column, gated.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@direct
+@triton.jit(do_not_specialize_on_alignment=["slots"])  # they stand behind others, of any number
 def _rotate_and_store(
     qkv,
     q_weight,

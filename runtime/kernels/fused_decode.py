@@ -17,12 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from runtime.kernels.base import HeadNorms
+from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.launch import overlap
 from runtime.kernels.paged_attention import AttentionShape, AttentionTables
 from runtime.kernels.skinny import fetch_lines
 
 _LEAST_ROWS = 16  # of a matrix instruction; a smaller group of heads is padded
-_LINE_BYTES = 128  # of the L2 cache
+_LINE = 64  # numbers of 16 bits of a line of the L2 cache
 _MERGED_NUMBERS = 64  # that a thread merges at once
 
 
@@ -40,7 +41,7 @@ class FusedTiling(NamedTuple):
     warps: int
 
 
-TILING, WIDE_TILING = FusedTiling(64, 64, 4), FusedTiling(16, 16, 4)
+TILING, WIDE_TILING = FusedTiling(32, 32, 4), FusedTiling(16, 16, 4)
 _WIDE_HEAD = 128  # beyond it so much KV would fill the registers
 
 
@@ -68,7 +69,7 @@ def fused_decode(
         norms: Of query and key heads, or None.
         cos: (sequences, 1, head_dim / 2).
         sin: The same.
-        keys: (slots, KV heads, head_dim): a layer's; the step's own are not there yet.
+        keys: (slots, KV heads, head_dim): a layer's, of the same dtype; the step's own are not there yet.
         values: The same.
         slots: (sequences,) int64: where the step's go.
         tables: Items are parts of the KV, each sequence's in a row, the step's own token in the last. They, ``slots``
@@ -107,7 +108,7 @@ def fused_decode(
         tables.pages,
         0.0 if norms is None else norms.eps,
         shape.head_dim**-0.5,
-        **constants(shape, tiling, keys.element_size()),
+        **constants(shape, tiling),
         NORM=norms is not None,
         PDL=overlap_launch,
         num_warps=tiling.warps,
@@ -122,9 +123,9 @@ def tiling_for(shape: AttentionShape) -> FusedTiling:
     return TILING if shape.head_dim <= _WIDE_HEAD else WIDE_TILING
 
 
-def constants(shape: AttentionShape, tiling: FusedTiling, kv_bytes: int) -> dict[str, int]:
-    """What the kernel is compiled for, where a number of KV has so many bytes."""
-    block_d, group = (triton.next_power_of_2(size) for size in (shape.head_dim, shape.group))
+def constants(shape: AttentionShape, tiling: FusedTiling) -> dict[str, int]:
+    """What the kernel is compiled for."""
+    block_d, group = (power_of_2(size) for size in (shape.head_dim, shape.group))
     return {
         "KV_HEADS": shape.kv_heads,
         "GROUP": shape.group,
@@ -134,12 +135,13 @@ def constants(shape: AttentionShape, tiling: FusedTiling, kv_bytes: int) -> dict
         "ROWS": max(group, _LEAST_ROWS),
         "TOKENS": tiling.tokens,
         "FETCHED": tiling.fetched,
-        "LINE": _LINE_BYTES // kv_bytes,
+        "LINE": _LINE,
         "MERGED_HEADS": group,
         "MERGED": max(_MERGED_NUMBERS * 32 * tiling.warps // (group * block_d), 1),
     }
 
 
+@direct
 @triton.jit
 def _fused_decode(
     qkv,
@@ -218,8 +220,7 @@ def _fused_decode(
     sin += sequence * (HEAD_DIM // 2)
     q = _turned(heads_at, q_head, in_group[:, None], q_weight, cos, sin, eps, HEAD_DIM, BLOCK_D, NORM)
     new_key = _turned(heads_at, k_head, last, k_weight, cos, sin, eps, HEAD_DIM, BLOCK_D, NORM)
-    new_key = new_key.to(keys.dtype.element_ty)
-    new_value = tl.load(v_at, mask=inside & last, other=0.0).to(values.dtype.element_ty)
+    new_value = tl.load(v_at, mask=inside & last, other=0.0)
     to = slot * (KV_HEADS * HEAD_DIM) + kv_head * HEAD_DIM + column[None, :] + (row * 0)[:, None]
     tl.store(keys + to, new_key, mask=inside & last & (row == 0)[:, None])
     tl.store(values + to, new_value, mask=inside & last & (row == 0)[:, None])
@@ -231,14 +232,14 @@ def _fused_decode(
     mixed = tl.zeros([ROWS, BLOCK_D], tl.float32)
     for first in range(start, stop, TOKENS):
         kv_at, readable = _kv_tile(table, first + TOKENS, stop, kv_head, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, TOKENS)
-        scores = tl.dot(q, tl.trans(key.to(q.dtype))) * scale
+        scores = tl.dot(q, tl.trans(key)) * scale
         key = tl.load(keys + kv_at, mask=readable, other=0.0)
         scores = tl.where((first + tl.arange(0, TOKENS) < stop)[None, :], scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, axis=1))
         shrunk = tl.exp2(highest - higher)
         weight = tl.exp2(scores - higher[:, None])
         total = total * shrunk + tl.sum(weight, axis=1)
-        mixed = tl.dot(weight.to(q.dtype), value.to(q.dtype), mixed * shrunk[:, None])
+        mixed = tl.dot(weight.to(q.dtype), value, mixed * shrunk[:, None])
         value = tl.load(values + kv_at, mask=readable, other=0.0)
         highest = higher
     higher = tl.maximum(highest, new_score)

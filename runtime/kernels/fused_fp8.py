@@ -10,6 +10,7 @@ import triton  # comes with the CUDA builds of torch alone
 import triton.language as tl
 from torch import Tensor
 
+from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.fp8 import FP8, LARGEST
 from runtime.kernels.launch import overlap
 
@@ -24,7 +25,7 @@ def quantize_rows(x: Tensor, *, overlap_launch: bool) -> tuple[Tensor, Tensor]:
     width = x.shape[-1]
     rounded = torch.empty(x.shape, dtype=FP8, device=x.device)
     scales = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
-    block = triton.next_power_of_2(width)
+    block = power_of_2(width)
     _quantize_rows[(scales.numel(),)](
         x,
         rounded,
@@ -63,6 +64,7 @@ def scaled_linear(x: Tensor, values: Tensor, scales: Tensor, *, overlap_launch: 
     return out.view(*x.shape[:-1], -1)
 
 
+@direct
 @triton.jit
 def _quantize_rows(x, rounded, scales, width, LARGEST: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from runtime.kernels.base import Weight
+from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.fused_fp8 import quantize_rows
 from runtime.kernels.launch import overlap
 
@@ -78,9 +79,9 @@ def route(scores: Tensor, chosen: int, *, normalise: bool, overlap_launch: bool)
         ids,
         weights,
         EXPERTS=experts,
-        BLOCK=triton.next_power_of_2(experts),
+        BLOCK=power_of_2(experts),
         CHOSEN=chosen,
-        SLOTS=triton.next_power_of_2(chosen),
+        SLOTS=power_of_2(chosen),
         NORMALISE=normalise,
         PDL=overlap_launch,
         num_warps=1,
@@ -110,7 +111,7 @@ def sort_by_expert(experts: Tensor, count: int, rows: int, *, overlap_launch: bo
         block_experts,
         used,
         assignments,
-        BINS=triton.next_power_of_2(count),
+        BINS=power_of_2(count),
         ROWS=rows,
         BLOCK=_SORTED,
         PDL=overlap_launch,
@@ -147,7 +148,7 @@ def experts_sum(
     inner = grouped_product(x, gate_up, work, experts.numel(), chosen, tiling, overlap_launch=overlap_launch)
     outer = grouped_product(silu_and_mul(inner), down, work, experts.numel(), 1, tiling, overlap_launch=overlap_launch)
     out = torch.empty_like(x)
-    _combine[(tokens, triton.cdiv(hidden, _COMBINED))](
+    _combine[(tokens, -(-hidden // _COMBINED))](
         outer,
         weights,
         out,
@@ -191,7 +192,7 @@ def grouped_product(
     row_scales = out
     if scaled:
         x, row_scales = quantize_rows(x, overlap_launch=overlap_launch)
-    _grouped_product[(triton.cdiv(outputs, tiling.columns), len(work.experts))](
+    _grouped_product[(-(-outputs // tiling.columns), len(work.experts))](
         x,
         row_scales,
         weight.values,
@@ -216,6 +217,7 @@ def grouped_product(
     return out
 
 
+@direct
 @triton.jit
 def _route(
     scores,
@@ -250,7 +252,8 @@ def _route(
     tl.store(weights + token * CHOSEN + slot, weight, mask=slot < CHOSEN)
 
 
-@triton.jit
+@direct
+@triton.jit(do_not_specialize=["assignments"])  # else multiples of 16 and others are compiled apart
 def _sort_by_expert(
     experts,
     order,
@@ -293,7 +296,8 @@ def _sort_by_expert(
         tl.store(block_experts + first_block + block, tl.zeros([32], tl.int32) + mine, mask=block < my_blocks)
 
 
-@triton.jit
+@direct
+@triton.jit(do_not_specialize=["assignments"])  # else multiples of 16 and others are compiled apart
 def _grouped_product(
     x,
     row_scales,
@@ -346,6 +350,7 @@ def _grouped_product(
     tl.store(to, product.to(out.dtype.element_ty), mask=there[:, None] & inside[None, :])
 
 
+@direct
 @triton.jit
 def _combine(
     rows, weights, out, WIDTH: tl.constexpr, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr

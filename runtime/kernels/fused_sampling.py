@@ -10,6 +10,8 @@ import triton  # comes with the CUDA builds of torch alone
 import triton.language as tl
 from torch import Tensor
 
+from runtime.kernels.direct import direct, power_of_2
+
 _BLOCK = 1024  # scores that a program looks at together
 _BLOCKS = 4  # that it looks at in turn: a row of 151,936 scores makes 38 programs
 
@@ -26,18 +28,19 @@ def fused_gumbel_argmax(scores: Tensor, temperature: Tensor, keys: Tensor) -> Te
         (rows,) int64.
     """
     rows, width = scores.shape
-    parts = triton.cdiv(width, _BLOCK * _BLOCKS)
+    parts = -(-width // (_BLOCK * _BLOCKS))
     best = torch.empty(rows, parts, dtype=torch.float32, device=scores.device)
     tokens = torch.empty(rows, parts, dtype=torch.int32, device=scores.device)
     _best_of_part[(rows, parts)](
         scores, temperature, keys, best, tokens, width, scores.stride(0), BLOCK=_BLOCK, BLOCKS=_BLOCKS, num_warps=4
     )
     chosen = torch.empty(rows, dtype=torch.int64, device=scores.device)
-    _best_of_row[(rows,)](best, tokens, chosen, parts, width, PARTS=triton.next_power_of_2(parts), num_warps=1)
+    _best_of_row[(rows,)](best, tokens, chosen, parts, width, PARTS=power_of_2(parts), num_warps=1)
     return chosen
 
 
-@triton.jit
+@direct
+@triton.jit(do_not_specialize_on_alignment=["keys"])  # they stand behind others, of any number
 def _best_of_part(
     scores, temperature, keys, best, tokens, width, stride, BLOCK: tl.constexpr, BLOCKS: tl.constexpr
 ) -> None:
@@ -63,6 +66,7 @@ def _best_of_part(
     tl.store(tokens + to, first)
 
 
+@direct
 @triton.jit
 def _best_of_row(best, tokens, chosen, parts, width, PARTS: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)

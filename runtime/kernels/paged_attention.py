@@ -16,6 +16,7 @@ import triton  # comes with the CUDA builds of torch alone
 import triton.language as tl
 from torch import Tensor
 
+from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.launch import overlap
 
 SPLIT_TOKENS = 64  # decodes' KV is split into multiples of it
@@ -79,7 +80,7 @@ class AttentionShape(NamedTuple):
         return self.prefill.rows // self.group
 
     def _for_group(self, tiling: Tiling) -> Tiling:
-        return tiling._replace(rows=max(tiling.rows, triton.next_power_of_2(self.group)))
+        return tiling._replace(rows=max(tiling.rows, power_of_2(self.group)))
 
 
 class AttentionTables(NamedTuple):
@@ -133,7 +134,7 @@ def prefill(
         KV_HEADS=shape.kv_heads,
         GROUP=shape.group,
         HEAD_DIM=shape.head_dim,
-        BLOCK_D=triton.next_power_of_2(shape.head_dim),
+        BLOCK_D=power_of_2(shape.head_dim),
         PAGE=shape.page_size,
         QUERIES=shape.tile_queries,
         BLOCK_M=tiling.rows,
@@ -169,7 +170,7 @@ def decode(
         overlap_launch: Whether kernels may be launched while the ones before them end.
     """
     tiling = shape.decode
-    heads, block_d = shape.heads, triton.next_power_of_2(shape.head_dim)
+    heads, block_d = shape.heads, power_of_2(shape.head_dim)
     partial = torch.empty((items, heads, shape.head_dim), dtype=torch.float32, device=q.device)
     weights = torch.empty((items, heads), dtype=torch.float32, device=q.device)
     _attend[(items, shape.kv_heads)](
@@ -223,6 +224,7 @@ def _for_items(tables: AttentionTables) -> tuple[Tensor, ...]:
     )
 
 
+@direct
 @triton.jit
 def _attend(
     q,
@@ -388,6 +390,7 @@ def _over_kv(
     return mixed, total, highest
 
 
+@direct
 @triton.jit
 def _merge(
     partial,

@@ -11,6 +11,7 @@ import triton  # comes with the CUDA builds of torch alone
 import triton.language as tl
 from torch import Tensor
 
+from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.launch import overlap
 
 _LEAST_ROWS = 16  # of a matrix instruction; fewer are padded
@@ -125,7 +126,7 @@ def skinny_linear(
         rows,
         outputs,
         INPUTS=inputs,
-        ROWS=max(_LEAST_ROWS, triton.next_power_of_2(rows)),
+        ROWS=max(_LEAST_ROWS, power_of_2(rows)),
         OUTPUTS=tiling.outputs,
         DEPTH=tiling.depth,
         LINES=tiling.lines if overlap_launch else 0,
@@ -139,6 +140,7 @@ def skinny_linear(
     return out
 
 
+@direct
 @triton.jit(do_not_specialize=["rows"])  # else 1, multiples of 16 and others are compiled apart
 def _skinny(
     x,

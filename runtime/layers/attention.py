@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from runtime.attention.base import AttentionStep
 from runtime.kernels import HeadNorms
 from runtime.layers.linear import ColumnLinear, Output, RowLinear, split_output
 from runtime.layers.norm import RmsNorm
-from runtime.layers.parts import Placement
+from runtime.layers.parts import Module, Placement
 from runtime.layers.rope import Rotation
 from runtime.models.config import ModelConfig
 from runtime.models.errors import ParallelError
@@ -35,7 +35,7 @@ def kv_output(config: ModelConfig, placement: Placement, name: str) -> Output:
     return Output(name, heads * width, first * width, count * width)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Module):
     """Grouped-query attention; heads are divided over ranks.
 
     Args:
@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
         self.k_norm = RmsNorm(placement, config.head_dim, config.rms_norm_eps) if qk_norm else None
 
     def forward(self, x: Tensor, rotation: Rotation, attention: AttentionStep) -> Tensor:
-        """(tokens, hidden_size) to the same."""
+        """(tokens, hidden_size) to the same, this rank's part of the sum."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self._head_dim))
         norms = None
         if self.q_norm is not None and self.k_norm is not None:

@@ -40,13 +40,13 @@ class VocabularyEmbedding(VocabularyLayer):
     """Token embeddings."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(tokens,) ids to (tokens, hidden_size)."""
+        """(tokens,) ids to (tokens, hidden_size), this rank's part of the sum: zeros for what other ranks hold."""
         if self._communicator.size == 1:
             return F.embedding(tokens, self.weight)
         local = tokens - self._start
         elsewhere = (local < 0) | (local >= self._count)
         rows = F.embedding(local.masked_fill(elsewhere, 0), self.weight)
-        return self._communicator.all_reduce(rows.masked_fill_(elsewhere.unsqueeze(-1), 0))
+        return rows.masked_fill_(elsewhere.unsqueeze(-1), 0)
 
 
 class LmHead(VocabularyLayer):

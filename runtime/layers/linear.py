@@ -71,7 +71,7 @@ class ColumnLinear(Layer):
 
 
 class RowLinear(Layer):
-    """Each rank holds some of the inputs; the sum over ranks is the result, whole on every rank.
+    """Each rank holds some of the inputs, and computes its part of a sum over ranks: a norm sums, see ``RmsNorm.add``.
 
     Args:
         inputs: Width of the whole input.
@@ -88,9 +88,9 @@ class RowLinear(Layer):
         self.bias = placement.weight(outputs) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., this rank's inputs) to (..., outputs)."""
-        out = self._communicator.all_reduce(self._kernels.linear(x, Weight(self.weight, self.scales)))
-        return out if self.bias is None else out + self.bias
+        """(..., this rank's inputs) to (..., outputs), this rank's part of the sum; rank 0's has the bias."""
+        bias = self.bias if self._communicator.rank == 0 else None
+        return self._kernels.linear(x, Weight(self.weight, self.scales), bias)
 
     def parts(self, name: str) -> Iterator[Part]:
         """Weight columns; the bias whole."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from runtime.layers.linear import ColumnLinear, RowLinear, split_output
-from runtime.layers.parts import Placement
+from runtime.layers.parts import Module, Placement
 
 
-class GatedMlp(nn.Module):
+class GatedMlp(Module):
     """``down(silu(gate(x)) * up(x))``; the inner width is divided over ranks."""
 
     def __init__(self, placement: Placement, hidden_size: int, intermediate_size: int, *, bias: bool) -> None:
@@ -20,6 +20,6 @@ class GatedMlp(nn.Module):
         self.down_proj = RowLinear(placement, intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(tokens, hidden_size) to the same."""
+        """(tokens, hidden_size) to the same, this rank's part of the sum."""
         result: Tensor = self.down_proj(self._kernels.silu_and_mul(self.gate_up_proj(x)))
         return result

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from runtime.kernels import Weight
 from runtime.layers.linear import ReplicatedLinear
-from runtime.layers.parts import Layer, Part, Placement
+from runtime.layers.parts import Layer, Module, Part, Placement
 from runtime.models.config import MoeConfig
 
 
@@ -53,20 +53,20 @@ class Experts(Layer):
             yield Part(f"{source}.down_proj.weight", inner, (every, mine), self.down[expert], scales)
 
 
-class SparseMoe(nn.Module):
+class SparseMoe(Module):
     """Sends each token to its likeliest experts and sums what they make of it."""
 
     def __init__(self, placement: Placement, hidden_size: int, moe: MoeConfig) -> None:
         super().__init__()
-        self._communicator = placement.communicator
         self._kernels = placement.kernels
         self._moe = moe
         self.gate = ReplicatedLinear(placement, hidden_size, moe.num_experts)
         self.experts = Experts(placement, hidden_size, moe)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(tokens, hidden_size) to the same."""
+        """(tokens, hidden_size) to the same, this rank's part of the sum."""
         experts, weights = self._kernels.route(
             self.gate(x), self._moe.num_experts_per_tok, normalise=self._moe.norm_topk_prob
         )
-        return self._communicator.all_reduce(self.experts(x, experts, weights))
+        result: Tensor = self.experts(x, experts, weights)
+        return result

@@ -20,6 +20,7 @@ class RmsNorm(Layer):
     def __init__(self, placement: Placement, width: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
+        self._communicator = placement.communicator
         self._kernels = placement.kernels
         self.weight = placement.weight(width)
 
@@ -27,16 +28,14 @@ class RmsNorm(Layer):
         """(..., width) to the same."""
         return self._kernels.rms_norm(x, self.weight, self.eps)
 
-    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add a block's output to the residual stream: (tokens, width) to the sum normalised, and the sum.
+    def add(self, part: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sum a block's output over ranks and add it to the residual stream: the stream normalised, and the stream.
 
         Args:
-            x: The output; it may be overwritten.
-            residual: The stream so far, which may be overwritten too; None where ``x`` begins it.
+            part: (tokens, width): this rank's part of the output; it may be overwritten.
+            residual: The stream so far, as the norm before left it; None where the output begins it.
         """
-        if residual is None:
-            return self(x), x
-        return self._kernels.add_rms_norm(x, residual, self.weight, self.eps)
+        return self._communicator.add_rms_norm(part, residual, self.weight, self.eps, self._kernels)
 
     def parts(self, name: str) -> Iterator[Part]:
         shape = tuple(self.weight.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,24 @@ class Part:
             self.scales.copy_(scales)
 
 
-class Layer(nn.Module, ABC):
+class Module(nn.Module):
+    """PyTorch's module, but a call is its ``forward`` and no more, and its parts are found as plain attributes.
+
+    A step launched kernel by kernel is bound by the host, which spends half of what layers take on hooks that nobody
+    registers and on looking up submodules and weights. These stay the objects that they were made as: a model is made
+    where it is to run (``Placement``) and filled there, never moved or converted.
+    """
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.forward(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, (nn.Module, nn.Parameter)):
+            self.__dict__[name] = value
+
+
+class Layer(Module, ABC):
     """A module with weights of its own."""
 
     @abstractmethod

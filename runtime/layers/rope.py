@@ -6,9 +6,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from runtime.layers.parts import Placement
+from runtime.layers.parts import Module, Placement
 from runtime.models.config import Llama3Scaling
 
 
@@ -24,7 +24,7 @@ class Rotation(NamedTuple):
     sin: Tensor
 
 
-class RotaryEmbedding(nn.Module):
+class RotaryEmbedding(Module):
     """Positions to rotations.
 
     Args:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from runtime.attention.base import AttentionStep
 from runtime.layers.embedding import LmHead, VocabularyEmbedding
 from runtime.layers.norm import RmsNorm
-from runtime.layers.parts import Layer, Part, Placement
+from runtime.layers.parts import Layer, Module, Part, Placement
 from runtime.layers.rope import RotaryEmbedding, Rotation
 from runtime.models.config import ModelConfig
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Module):
     """Attention, then a feed-forward block, each on the normalised stream and added to it.
 
     Args:
@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
         """What the layer before computed and the stream that it is still to be added to, to the same of this layer.
 
         Args:
-            x: (tokens, hidden_size).
+            x: (tokens, hidden_size): this rank's part of it, which the norm sums over ranks.
             residual: The same; None before the first layer.
             rotation: The step's.
             attention: The step's.
@@ -46,7 +46,7 @@ class DecoderLayer(nn.Module):
         return self.mlp(x), residual
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
     """Embeddings, layers and the last norm."""
 
     def __init__(self, config: ModelConfig, placement: Placement, layers: list[DecoderLayer]) -> None:
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         return self.norm.add(x, residual)[0]
 
 
-class CausalLm(nn.Module, ABC):
+class CausalLm(Module, ABC):
     """A model that predicts the next token. A subclass says what its layers are made of.
 
     The names of modules are those of the checkpoint's tensors.

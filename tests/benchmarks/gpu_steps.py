@@ -4,7 +4,8 @@ Parts: ``draw`` (choosing tokens: PyTorch and fused), ``linear`` (products of fe
 layer: cuBLAS and ours), ``decode`` (whole decode steps of one model: the variants' CUDA graphs over one
 KV pool, in turn, their logits compared with float32's in a shorter model), ``attention`` (the same for small batches:
 attention in one kernel, in three, by FlashInfer, and how the one is cut), ``prefill`` (16,384 tokens in a step, and its
-products). One that fails does not keep the others.
+products), ``launch`` (what the host needs to launch a step kernel by kernel, with Triton's search for each kernel and
+without). One that fails does not keep the others.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 import yaml
@@ -32,17 +35,20 @@ from runtime.attention.choose import AttentionChoice, gpu_attention
 from runtime.attention.torch import TorchAttention
 from runtime.distributed import SingleCommunicator
 from runtime.engine import graphs
+from runtime.engine.engine import Engine
 from runtime.engine.graphs import DecodeGraphs
 from runtime.engine.inputs import StepInputs
 from runtime.engine.memory import kv_pool
-from runtime.engine.torch_engine import load_model
+from runtime.engine.torch_engine import load_model, make_engine
 from runtime.kernels import fused, fused_decode
+from runtime.kernels.direct import DirectKernel
 from runtime.kernels.fused_decode import FusedTiling
 from runtime.kernels.fused_sampling import fused_gumbel_argmax
 from runtime.kernels.gumbel import gumbel_argmax
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig, load_model_config
 from runtime.models.registry import build_model
+from runtime.scheduler import Batch, Chunk, SchedulerConfig, Sequence, Snapshot
 from tests.benchmarks.gpu_engine import CONF, copy_bandwidth, floor_ms, kernel_table
 from tests.benchmarks.gpu_kernels import LINEARS, VOCABULARY, attempt, graph_us, noise, replaced
 from tests.benchmarks.gpu_linears import linears
@@ -53,6 +59,7 @@ SMALL_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 576  # tokens: 512 of the prompt and half of 128
 PAGE_SIZE = 16
 STEPS, ROUNDS = 12, 3
+LAUNCHED_TOKENS = (256, 2048, 8192)
 CHECKED_LAYERS = 4
 T = TypeVar("T")
 Contexts = list[Callable[[], AbstractContextManager[None]]]
@@ -152,7 +159,7 @@ class Steps:
         self.last_token = torch.randint(0, self.config.vocab_size, (sequences + 1,), device="cuda")
 
     @torch.inference_mode()
-    def capture(self, attention: AttentionChoice, batches: Sequence[int]) -> DecodeGraphs:
+    def capture(self, attention: AttentionChoice, batches: Many[int]) -> DecodeGraphs:
         """Graphs of this model at the batch sizes measured."""
         backend = gpu_attention(attention, self.pool, PAGE_SIZE, self.config.num_attention_heads)
         memory = torch.cuda.graph_pool_handle()
@@ -211,7 +218,7 @@ class Steps:
         return start.elapsed_time(end) / STEPS
 
 
-def captured_variants(steps: Steps, variants: Variants, batches: Sequence[int]) -> Captured:
+def captured_variants(steps: Steps, variants: Variants, batches: Many[int]) -> Captured:
     """Graphs of what is to be compared."""
     measured_sizes = partial(replaced, graphs, "ladder", lambda _: list(batches))
     captured: Captured = {}
@@ -222,7 +229,7 @@ def captured_variants(steps: Steps, variants: Variants, batches: Sequence[int]) 
     return captured
 
 
-def logit_errors(name: str, variants: Variants, batches: Sequence[int]) -> None:
+def logit_errors(name: str, variants: Variants, batches: Many[int]) -> None:
     """Each variant's logits in a model of few layers, against float32's: noise of bfloat16 grows with layers."""
     steps = Steps(name, max(batches), num_hidden_layers=CHECKED_LAYERS)
     exact = steps.exact_logits(max(batches), CONTEXT)
@@ -237,9 +244,7 @@ def logit_errors(name: str, variants: Variants, batches: Sequence[int]) -> None:
         print(f"  {variant:38s} | {' | '.join(f'{error:.1e}' for error in errors)}{wrong}", flush=True)
 
 
-def decode(
-    bandwidth: float, name: str, variants: Variants, batches: Sequence[int], profiled: dict[str, Sequence[int]]
-) -> None:
+def decode(bandwidth: float, name: str, variants: Variants, batches: Many[int], profiled: dict[str, Many[int]]) -> None:
     """Whole decode steps, variants in turn; some are profiled, at some batch sizes."""
     attempt("logits", logit_errors, name, variants, batches)
     gc.collect()
@@ -307,11 +312,55 @@ def prefill(name: str) -> None:
         print(f"  {layer:8s} of {tokens} rows: {us:8.1f} us, {rate:6.0f} TFLOP/s", flush=True)
 
 
+def launch_ms(engine: Engine[Any], table: npt.NDArray[np.int32], tokens: int) -> tuple[float, float]:
+    """Milliseconds of the host to launch a prompt's step while the device has nothing to do, and of the device to run.
+
+    Medians, but for the first two steps, which may load a kernel.
+    """
+    columns = -(-tokens // PAGE_SIZE)
+    table[0, :columns] = np.arange(columns)
+    sequence = Sequence(0, tokens, np.zeros(tokens + 1, np.int32), 1, foretold_tokens=1)
+    sequence.row = 0
+    launches, runs = [], []
+    for step in range(STEPS + 2):
+        batch = Batch(step, [Chunk(sequence, 0, tokens, True)], [], [], [], Snapshot(0, 0, 0, 0, 0, 0))
+        begun_s = time.perf_counter()
+        ticket = engine.launch(batch)
+        launches.append(time.perf_counter() - begun_s)
+        run = engine.collect(ticket).run
+        runs.append(run.duration_s if run else 0.0)
+    return statistics.median(launches[2:]) * 1e3, statistics.median(runs[2:]) * 1e3
+
+
+def triton_launch(kernel: DirectKernel, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """What a kernel's launch is without :mod:`runtime.kernels.direct`."""
+    kernel.jitted[grid](*arguments, **constants)
+
+
+def launch(name: str) -> None:
+    """Eager steps, launched both ways in turn."""
+    steps = Steps(name, 1)
+    sizes = SchedulerConfig(-(-max(LAUNCHED_TOKENS) // PAGE_SIZE), PAGE_SIZE, 4, max(LAUNCHED_TOKENS))
+    table = np.zeros((sizes.max_running, sizes.max_row_pages), np.int32)
+    engine = make_engine(steps.config, steps.model, steps.placement, sizes, table, cuda_graph=False)
+    ways: dict[str, Contexts] = {
+        "Triton's search": [partial(replaced, DirectKernel, "_launch", triton_launch)],
+        "as it is": [],
+    }
+    print(f"eager steps of {name}, {steps.config.num_hidden_layers} layers: ms to launch | ms on the device")
+    for round_ in range(ROUNDS):
+        for way, contexts in ways.items():
+            found = [under(contexts, launch_ms, engine, table, tokens) for tokens in LAUNCHED_TOKENS]
+            cells = (f"{n} tokens {ms:6.2f} | {ran:6.2f}" for n, (ms, ran) in zip(LAUNCHED_TOKENS, found, strict=True))
+            print(f"  {way:16s} (round {round_}): {'; '.join(cells)}", flush=True)
+    engine.close()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["draw", "linear", "decode", "prefill"], metavar="PART")
-    parser.add_argument("--model", default="qwen3_8b", help="of conf/model, for decode and prefill (qwen3_8b)")
+    parser.add_argument("--model", default="qwen3_8b", help="of conf/model, for all but draw and linear (qwen3_8b)")
     arguments = parser.parse_args()
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, device copy {bandwidth / 1e12:.2f} TB/s")
@@ -328,8 +377,10 @@ def main() -> None:
             attempt(part, decode, bandwidth, arguments.model, ATTENTION_VARIANTS, SMALL_BATCHES, profiled)
         elif part == "prefill":
             attempt(part, prefill, arguments.model)
+        elif part == "launch":
+            attempt(part, launch, arguments.model)
         else:
-            parser.error(f"{part}: draw, linear, decode, attention or prefill")
+            parser.error(f"{part}: draw, linear, decode, attention, prefill or launch")
         gc.collect()
         torch.cuda.empty_cache()
         print(f"  ({part}: {time.perf_counter() - begun_s:.0f} s)", flush=True)

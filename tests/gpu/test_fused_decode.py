@@ -16,7 +16,6 @@ from runtime.attention import triton as triton_attention
 from runtime.attention.triton import FUSED_SEQUENCES, TritonAttention
 from runtime.engine.graphs import DecodeGraphs
 from runtime.engine.inputs import StepInputs
-from runtime.kernels.fp8 import FP8
 from tests.gpu.small import Small, small
 
 COLUMN_TOKENS = 1024
@@ -26,7 +25,7 @@ REPEATS = 50
 class Graphs:
     """The decodes of a model, one kernel a layer or three, over one pool whose KV is put back before each run."""
 
-    def __init__(self, model: Small, page_size: int, kv_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, model: Small, page_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.page_size, self.config = page_size, model.config
         columns = COLUMN_TOKENS // page_size
         pages = FUSED_SEQUENCES * columns
@@ -37,9 +36,9 @@ class Graphs:
         generator = torch.Generator("cuda").manual_seed(page_size)
         before = torch.randn(shape, generator=generator, device="cuda")
         before[:, :, -page_size:] = torch.nan  # padding's page
-        self.before = before.to(kv_dtype)
+        self.before = before.bfloat16()
         self.pool = self.before.clone()
-        last_token = torch.arange(FUSED_SEQUENCES + 1, device="cuda") * 7
+        self.last_token = torch.arange(FUSED_SEQUENCES + 1, device="cuda") * 7  # graphs read it where it is
         self.made: list[Any] = []
         for most in (FUSED_SEQUENCES, 0):
             with monkeypatch.context() as patch, torch.inference_mode():
@@ -48,7 +47,7 @@ class Graphs:
                 memory = torch.cuda.graph_pool_handle()
                 self.made.append(
                     DecodeGraphs(
-                        model.half, attention, last_token, largest=FUSED_SEQUENCES, columns=columns, pool=memory
+                        model.half, attention, self.last_token, largest=FUSED_SEQUENCES, columns=columns, pool=memory
                     )
                 )
 
@@ -67,17 +66,11 @@ class Graphs:
         self.pool.copy_(self.before)
 
 
-@pytest.mark.parametrize(
-    ("kv_heads", "page_size", "kv_dtype"),
-    [(4, 16, torch.bfloat16), (2, 1, torch.bfloat16), (1, 64, torch.bfloat16), (4, 16, FP8)],
-    ids=str,
-)
-def test_one_kernel_or_three(
-    kv_heads: int, page_size: int, kv_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graphs = Graphs(small(kv_heads), page_size, kv_dtype, monkeypatch)
+@pytest.mark.parametrize(("kv_heads", "page_size"), [(4, 16), (2, 1), (1, 64)])
+def test_one_kernel_or_three(kv_heads: int, page_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = Graphs(small(kv_heads), page_size, monkeypatch)
     lengths = np.random.default_rng(0)
-    for batch in (1, 2, 3, 4, 7, 8, FUSED_SEQUENCES):
+    for batch in (1, 2, 3, 4, 7, FUSED_SEQUENCES):
         for most in (2, 70, COLUMN_TOKENS):
             positions = lengths.integers(0, most, batch).tolist()
             found = []
@@ -91,9 +84,9 @@ def test_one_kernel_or_three(
 
 
 def test_the_same_bits_whatever_ran_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs = Graphs(small(4), 16, torch.bfloat16, monkeypatch)
+    graphs = Graphs(small(4), 16, monkeypatch)
     fused, lengths = graphs.made[0], np.random.default_rng(1)
-    asked = [lengths.integers(0, COLUMN_TOKENS, batch).tolist() for batch in (1, 16, 2, 8, 1, 5)]
+    asked = [lengths.integers(0, COLUMN_TOKENS, batch).tolist() for batch in (1, FUSED_SEQUENCES, 2, 7, 1, 5)]
     first: list[torch.Tensor] = []
     for _ in range(REPEATS):
         for step, positions in enumerate(asked):
@@ -106,7 +99,7 @@ def test_the_same_bits_whatever_ran_before(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_each_step_reads_what_the_one_before_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many steps in a row, the host never waiting between them: KV is read before the kernel before has ended."""
-    graphs = Graphs(small(4), 16, torch.bfloat16, monkeypatch)
+    graphs = Graphs(small(4), 16, monkeypatch)
     found = []
     for made in graphs.made:
         graphs.pool.fill_(torch.nan)  # what no step wrote may not be read

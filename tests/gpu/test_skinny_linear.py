@@ -18,6 +18,7 @@ from torch import Tensor
 
 from runtime.kernels import Weight, fused
 from runtime.kernels.fused import FusedKernels
+from runtime.kernels.launch import OVERLAP_TOKENS
 from runtime.kernels.skinny import skinny_linear, skinny_tiling
 from tests.gpu.small import Small, exact_logits, greedy, small
 from tests.tiny.serving import prompts
@@ -109,7 +110,7 @@ def test_greedy_tokens(model: Small, cuda_graph: bool, monkeypatch: pytest.Monke
     monkeypatch.setattr(fused, "skinny_linear", watched)
     continuations = greedy(model, ASKED, COUNT, cuda_graph=cuda_graph)
     assert taken
-    assert max(taken) <= 16
+    assert max(taken) <= OVERLAP_TOKENS
     for prompt, tokens in zip(ASKED, continuations, strict=True):
         logits = exact_logits(model, prompt + tokens[:-1])[len(prompt) - 1 :]
         chosen = logits.gather(1, torch.tensor(tokens, device="cuda")[:, None])[:, 0]

@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from runtime.kernels import fused, fused_decode, fused_fp8, fused_moe, paged_attention, skinny
+from runtime.kernels import fused, fused_decode, fused_fp8, fused_moe, paged_attention, reduce_norm, skinny
 from runtime.kernels.fp8 import LARGEST
 from runtime.kernels.paged_attention import AttentionShape
 
@@ -33,24 +33,31 @@ class Compiled(NamedTuple):
         name: Of the case.
         local_bytes: Of each thread's stack: registers spilled.
         shared_bytes: Of each program.
+        registers: Of each thread.
         wgmma: Whether it has Hopper's matrix instructions.
         copies: Whether loads run ahead in shared memory.
         early: The first instruction that reads or writes global memory before the kernel has waited for the one before
             it, or only writes where it may read; None where there is none, or where the kernel is not launched early.
         reads_early: Whether many bytes at once are read before that wait.
+        looks: Whether memory is looked at past the caches, 16 bytes at a time.
     """
 
     name: str
     local_bytes: int
     shared_bytes: int
+    registers: int
     wgmma: bool
     copies: bool
     early: str | None
     reads_early: bool
+    looks: bool
 
 
 class Case(NamedTuple):
-    """A kernel, the types of its arguments, its compile-time constants, how it is launched, what it may do early."""
+    """A kernel, the types of its arguments, its compile-time constants, how it is launched, what it may do early.
+
+    Numbers that are not specialised are unaligned.
+    """
 
     name: str
     kernel: Any
@@ -59,6 +66,7 @@ class Case(NamedTuple):
     warps: int
     stages: int
     may_read_early: bool = False
+    unaligned: tuple[str, ...] = ()
 
 
 def attention(head_dim: int, kv: str) -> Iterator[Case]:
@@ -89,15 +97,15 @@ def attention(head_dim: int, kv: str) -> Iterator[Case]:
         )
 
 
-def whole_decode(head_dim: int, kv: str, group: int, *, normed: bool) -> Iterator[Case]:
+def whole_decode(head_dim: int, group: int, *, normed: bool) -> Iterator[Case]:
     tables = ("limits", "lengths", "page_starts", "item_starts", "item_sequences", "item_parts", "pages", "arrived")
     types = dict.fromkeys(tables, INT) | {"slots": "*i64", "partial": FLOAT, "weights": FLOAT}
-    types |= dict.fromkeys(("qkv", "q_weight", "k_weight", "cos", "sin", "out"), HALF) | {"keys": kv, "values": kv}
+    types |= dict.fromkeys(("qkv", "q_weight", "k_weight", "cos", "sin", "keys", "values", "out"), HALF)
     types |= {"eps": "fp32", "scale": "fp32"}
     shape = AttentionShape(8 * group, 8, head_dim, 16)
     tiling = fused_decode.tiling_for(shape)
-    constants = fused_decode.constants(shape, tiling, 1 if kv == FP8 else 2) | {"NORM": normed, "PDL": True}
-    case = f"whole decode {head_dim} {kv}, group of {group}"
+    constants = fused_decode.constants(shape, tiling) | {"NORM": normed, "PDL": True}
+    case = f"whole decode {head_dim}, group of {group}"
     yield Case(case, fused_decode._fused_decode, types, constants, tiling.warps, 1, may_read_early=True)
 
 
@@ -152,6 +160,16 @@ def rows() -> Iterator[Case]:
     yield Case("rotate", fused._rotate_and_store, heads, sizes, 2, 3)
 
 
+def sums() -> Iterator[Case]:
+    types = dict.fromkeys(("part", "residual", "weight"), HALF) | {"inboxes": "*i64", "turns": INT, "eps": "fp32"}
+    numbers = ("tokens", "rank", "pieces")
+    types |= dict.fromkeys(numbers, "i32")
+    ways = (("one-shot", reduce_norm._one_shot), ("two-shot", reduce_norm._two_shot))
+    for (way, kernel), ranks, width in product(ways, (2, 4, 8), (5120, 8192)):
+        constants = {"RANKS": ranks, "WIDTH": width, "BLOCK": 8192, "ADD": True, "PDL": True}
+        yield Case(f"{way} of {ranks}, {width}", kernel, types, constants, 16, 3, unaligned=numbers)
+
+
 def small() -> Iterator[Case]:
     pdl = {"PDL": True}
     yield Case(
@@ -197,30 +215,37 @@ def small() -> Iterator[Case]:
 
 
 def compiled(case: Case) -> Compiled:
-    names = case.kernel.arg_names
+    kernel = getattr(case.kernel, "jitted", case.kernel)  # of those launched directly
+    names = kernel.arg_names
     signature = {name: case.types.get(name, "constexpr") for name in names}
     # As at a launch: memory, and numbers that are multiples of 16, are aligned.
-    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in case.types.items() if kind != "fp32"}
-    source = ASTSource(fn=case.kernel, signature=signature, constexprs=case.constants, attrs=aligned)
+    numbers = (name for name, kind in case.types.items() if kind != "fp32" and name not in case.unaligned)
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in numbers}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=case.constants, attrs=aligned)
     options = {"num_warps": case.warps, "num_stages": case.stages, "launch_pdl": bool(case.constants["PDL"])}
     made: Any = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
         usage = subprocess.run([_ASSEMBLED, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    stack, local = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("STACK", "LOCAL"))  # type: ignore[index]
+    used = ("STACK", "LOCAL", "REG")
+    stack, local, registers = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in used)  # type: ignore[index]
     ptx = made.asm["ptx"]
     before = ptx.partition("griddepcontrol.wait")[0] if case.constants["PDL"] else ""
-    forbidden = r"st\.global|atom|red" if case.may_read_early else r"ld\.global|st\.global|cp\.async|atom|red"
+    forbidden = (
+        r"st\.global|atom|red" if case.may_read_early else r"ld\.(?:volatile\.)?global|st\.global|cp\.async|atom|red"
+    )
     early = re.search(rf"^.*\b(?:{forbidden})\b.*$", before, re.MULTILINE)
     return Compiled(
         case.name,
         stack + local,
         made.metadata.shared,
+        registers,
         "wgmma.mma_async" in ptx,
         "cp.async.cg" in ptx,
         early and early[0].strip(),
         bool(re.search(r"\bld\.global\S*\.v[48]", before)),
+        "ld.volatile.global.v4" in ptx,
     )
 
 
@@ -228,12 +253,13 @@ def cases() -> Iterator[Case]:
     for head_dim in (64, 128, 256):
         yield from attention(head_dim, HALF)
     yield from attention(128, FP8)
-    for head_dim, kv, group in ((64, HALF, 4), (128, HALF, 4), (128, HALF, 8), (128, FP8, 5), (256, HALF, 2)):
-        yield from whole_decode(head_dim, kv, group, normed=head_dim == 128)
+    for head_dim, group in ((64, 4), (128, 4), (128, 5), (128, 8), (256, 2)):
+        yield from whole_decode(head_dim, group, normed=head_dim == 128)
     yield from experts(HALF)
     yield from experts(FP8)
     yield from products()
     yield from rows()
+    yield from sums()
     yield from small()
 
 

@@ -40,10 +40,15 @@ def test_kernels_compile_for_hopper() -> None:
         assert kernel["shared_bytes"] <= SHARED_BYTES, name
         assert kernel["early"] is None, f"{name} does not wait for the kernel before it: {kernel['early']}"
         assert kernel["reads_early"] == name.startswith("whole decode"), name
+        assert kernel["looks"] == name.startswith(("one-shot", "two-shot")), (
+            f"{name}: of a peer's writes some are missed"
+        )
     for name in ("prefill 64 *bf16", "prefill 128 *bf16", "prefill 256 *bf16", "prefill 128 *fp8e4nv"):
         assert kernels[name]["wgmma"], name
     for name in ("experts 64 *bf16", "experts 128 *bf16", "experts 128 *fp8e4nv"):
         assert kernels[name]["wgmma"], name
+    for name in ("one-shot of 2, 5120", "one-shot of 2, 8192", "two-shot of 2, 5120", "two-shot of 2, 8192"):
+        assert kernels[name]["registers"] <= 64, f"{name}: two programs of 16 warps do not find room on a processor"
     for name in kernels:
         if name.split()[0] in ("prefill", "decode", "experts", "skinny"):
             assert kernels[name]["copies"], f"{name} waits for each load"

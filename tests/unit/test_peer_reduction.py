@@ -1,47 +1,21 @@
-"""Small sums go through peer memory, large ones do not, and every rank chooses alike."""
+"""Sums of few rows go through peer memory, of many they do not, and whichever way is taken the sum is the same."""
 
 # ruff: noqa: E402 (what needs torch is imported once it is known to be there)
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from runtime.distributed import SingleCommunicator
+from runtime.distributed import Communicator, SingleCommunicator
 from runtime.distributed.connect import connect
-from runtime.distributed.symmetric import PeerCommunicator, Reduction, reduction_for
+from runtime.distributed.peer import LIMITS, Limits, PeerCommunicator, limits_for
+from runtime.kernels import Kernels, TorchKernels
+from tests.tiny.threads import on_ranks
 
-
-@pytest.mark.parametrize(
-    ("tokens", "reduction"),
-    [
-        (1, Reduction.ONE_SHOT),
-        (16, Reduction.ONE_SHOT),
-        (64, Reduction.TWO_SHOT),
-        (256, Reduction.TWO_SHOT),
-        (2048, Reduction.TWO_SHOT),
-        (8192, Reduction.NCCL),
-    ],
-)
-def test_hidden_states_of_a_32b_model(tokens: int, reduction: Reduction) -> None:
-    assert reduction_for(torch.empty(tokens, 5120, dtype=torch.bfloat16, device="meta")) is reduction
-
-
-@given(st.integers(1, 1 << 26), st.sampled_from([torch.bfloat16, torch.float32, torch.float16, torch.int64]))
-def test_larger_messages_never_go_back_to_what_smaller_ones_take(count: int, dtype: torch.dtype) -> None:
-    order = [Reduction.ONE_SHOT, Reduction.TWO_SHOT, Reduction.NCCL]
-    aligned = count * 8
-    mine, twice = (reduction_for(torch.empty(n, dtype=dtype, device="meta")) for n in (aligned, 2 * aligned))
-    assert order.index(mine) <= order.index(twice)
-    if dtype not in (torch.bfloat16, torch.float32):
-        assert mine is Reduction.NCCL
-
-
-def test_what_the_kernels_cannot_read_in_whole_vectors_is_left_to_nccl() -> None:
-    assert reduction_for(torch.empty(7, dtype=torch.bfloat16)) is Reduction.NCCL
-    assert reduction_for(torch.empty(64, 128, dtype=torch.bfloat16)[:, :64]) is Reduction.NCCL
+Sum = tuple[torch.Tensor, torch.Tensor]
 
 
 class Told(SingleCommunicator):
@@ -52,31 +26,63 @@ class Told(SingleCommunicator):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+    def add_rms_norm(
+        self, part: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float, kernels: Kernels
+    ) -> Sum:
         self.heard.append("group")
-        return tensor
+        return part, part
 
-    def one_shot(self, tensor: torch.Tensor) -> torch.Tensor:
+    def one_shot(self, part: torch.Tensor, *rest: Any) -> Sum:
         self.heard.append("one_shot")
-        return tensor.clone()
+        return part, part
 
-    def two_shot(self, tensor: torch.Tensor) -> torch.Tensor:
+    def two_shot(self, part: torch.Tensor, *rest: Any) -> Sum:
         self.heard.append("two_shot")
-        return tensor
+        return part, part
 
 
-def test_each_message_takes_its_way() -> None:
+@pytest.mark.parametrize(
+    ("limits", "tokens", "ways"),
+    [
+        (Limits(64, 2048), (1, 64, 65, 2048, 2049), ["one_shot", "one_shot", "two_shot", "two_shot", "group"]),
+        (Limits(2048, 0), (1, 2048, 2049), ["one_shot", "one_shot", "group"]),
+    ],
+)
+def test_each_number_of_rows_takes_its_way(limits: Limits, tokens: tuple[int, ...], ways: list[str]) -> None:
     told = Told()
-    communicator = PeerCommunicator(told, told)
-    for tokens in (1, 64, 8192):
-        communicator.all_reduce(torch.empty(tokens, 5120, dtype=torch.bfloat16))
-    communicator.all_reduce(torch.empty(3, dtype=torch.int64))
-    assert told.heard == ["one_shot", "two_shot", "group", "group"]
+    communicator = PeerCommunicator(told, told, limits)
+    for count in tokens:
+        communicator.add_rms_norm(torch.empty(count, 8), None, torch.empty(8), 1e-6, TorchKernels())
+    assert told.heard == ways
     assert (communicator.rank, communicator.size) == (0, 2)
+
+
+@pytest.mark.parametrize("ranks", sorted(LIMITS))
+def test_the_kernels_know_half_precision_in_whole_vectors_alone(ranks: int) -> None:
+    assert limits_for(ranks, 5120, torch.bfloat16) == LIMITS[ranks]
+    assert limits_for(ranks, 5120, torch.float32) is None
+    assert limits_for(ranks, 5121, torch.bfloat16) is None
+    assert limits_for(ranks + 1, 5120, torch.bfloat16) is None
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_without_peer_memory_parts_are_summed_then_added_and_normalised(begins: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts, residual = torch.randn(3, 5, 16, generator=generator), torch.randn(5, 16, generator=generator)
+    weight = torch.randn(16, generator=generator)
+
+    def work(communicator: Communicator) -> Sum:
+        before = None if begins else residual.clone()
+        return communicator.add_rms_norm(parts[communicator.rank].clone(), before, weight, 1e-6, TorchKernels())
+
+    total = parts.sum(0) if begins else residual + parts.sum(0)
+    for normed, stream in on_ranks(3, work):
+        assert torch.allclose(stream, total, atol=1e-6)
+        assert torch.allclose(normed, torch.nn.functional.rms_norm(total, (16,), weight, 1e-6), atol=1e-5)
 
 
 def test_one_rank_talks_to_nobody_and_a_wrong_way_is_named() -> None:
     cpu = torch.device("cpu")
-    assert isinstance(connect(0, 1, "", cpu), SingleCommunicator)
+    assert isinstance(connect(0, 1, "", cpu, width=8, dtype=torch.float32), SingleCommunicator)
     with pytest.raises(ValueError, match=r"engine.options.all_reduce=mpi: one of auto, nccl"):
-        connect(0, 2, "", cpu, all_reduce="mpi")
+        connect(0, 2, "", cpu, width=8, dtype=torch.float32, all_reduce="mpi")

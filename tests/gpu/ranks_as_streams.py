@@ -1,0 +1,192 @@
+"""Ranks that are streams of one GPU sum through its memory: ``python -m tests.gpu.ranks_as_streams [RANKS...]``.
+
+Where all is right it says how long a sum takes. A process of its own, since a rank that waits for what never comes
+holds the GPU for ever. Only few programs run at a time, so that all find room, and every stream has a queue of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
+
+os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"  # read when the GPU is first asked for
+
+import torch
+from torch import Tensor
+
+from runtime.kernels import reduce_norm
+from runtime.kernels.fused import FusedKernels
+from runtime.kernels.reduce_norm import EMPTY, Inbox, one_shot, one_shot_numbers, two_shot, two_shot_numbers
+
+WIDTH, TOKENS, EPS = 5120, 200, 1e-6
+PROGRAMS = 8  # of a rank
+SIZES = (1, 5, 16, 2, 3, 64, 1, 200, 33, 7)
+OVERLAP = torch.cuda.get_device_capability() >= (9, 0)
+WAYS = {"one_shot": one_shot, "two_shot": two_shot}
+
+
+class Rank(NamedTuple):
+    """A stream, its inboxes by way, and the memory of all ranks' inboxes."""
+
+    stream: torch.cuda.Stream
+    inboxes: dict[str, Inbox]
+    memory: list[Tensor]
+
+
+def make_ranks(ranks: int) -> list[Rank]:
+    counts = {
+        "one_shot": one_shot_numbers(TOKENS, ranks, WIDTH),
+        "two_shot": two_shot_numbers(TOKENS, ranks, WIDTH),
+    }
+    pieces = {"one_shot": TOKENS, "two_shot": -(-TOKENS // ranks)}
+    addresses, held = {}, []
+    for way, count in counts.items():
+        memories = [torch.full((count,), EMPTY, dtype=torch.int16, device="cuda") for _ in range(ranks)]
+        held.extend(memories)
+        addresses[way] = torch.tensor([memory.data_ptr() for memory in memories], device="cuda")
+    made = []
+    for rank in range(ranks):
+        inboxes = {
+            way: Inbox(rank, addresses[way], torch.zeros(pieces[way], dtype=torch.int32, device="cuda")) for way in WAYS
+        }
+        made.append(Rank(torch.cuda.Stream(), inboxes, held))
+    return made
+
+
+def warm_up(rank: Rank) -> None:
+    """Have each kernel loaded, and memory at hand: neither may wait for a GPU on which kernels wait for each other."""
+    nothing, weight = torch.empty(0, WIDTH, dtype=torch.bfloat16, device="cuda"), noise(1, 0)[0]
+    with torch.cuda.stream(rank.stream):
+        for (way, run), residual, early in product(WAYS.items(), (None, nothing), {False, OVERLAP}):
+            run(nothing, residual, weight, EPS, rank.inboxes[way], overlap_launch=early)
+        kept = [torch.empty(tokens, WIDTH, dtype=torch.bfloat16, device="cuda") for tokens in SIZES]
+        del kept
+    torch.cuda.synchronize()
+
+
+def noise(tokens: int, seed: int) -> Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(tokens, WIDTH, generator=generator, device="cuda").bfloat16()
+
+
+def on_all(ranks: list[Rank], work: Callable[[int, Rank], None]) -> None:
+    """Have every rank launch something; returns when all of it has run."""
+    torch.cuda.synchronize()
+    for index, rank in enumerate(ranks):
+        with torch.cuda.stream(rank.stream):
+            work(index, rank)
+    torch.cuda.synchronize()
+
+
+def check(ranks: list[Rank], way: str, *, early: bool, graph: bool) -> None:
+    """Sums of many sizes one behind the other, in a graph that runs twice or eager; what they leave."""
+    inputs = [[noise(tokens, 100 * index + rank) for index, tokens in enumerate(SIZES)] for rank in range(len(ranks))]
+    streams = [noise(tokens, 1000 + index) for index, tokens in enumerate(SIZES)]
+    weight = noise(1, 7)[0]
+    parts = [[part.clone() for part in mine] for mine in inputs]
+    residuals: list[list[Tensor | None]] = [
+        [None if index % 3 == 0 else stream.clone() for index, stream in enumerate(streams)] for _ in ranks
+    ]
+    left: list[list[tuple[Tensor, Tensor]]] = [[] for _ in ranks]
+
+    def sums(index: int, rank: Rank) -> None:
+        left[index] = [
+            WAYS[way](part, residual, weight, EPS, rank.inboxes[way], overlap_launch=early)
+            for part, residual in zip(parts[index], residuals[index], strict=True)
+        ]
+
+    if graph:
+        graphs = [torch.cuda.CUDAGraph() for _ in ranks]
+        for index, rank in enumerate(ranks):
+            with torch.cuda.graph(graphs[index], stream=rank.stream):
+                sums(index, rank)
+
+        def replay(index: int, rank: Rank) -> None:
+            for part, given in zip(parts[index], inputs[index], strict=True):
+                part.copy_(given)
+            for residual, given in zip(residuals[index], streams, strict=True):
+                if residual is not None:
+                    residual.copy_(given)
+            graphs[index].replay()
+
+        on_all(ranks, replay)
+        on_all(ranks, replay)
+    else:
+        on_all(ranks, sums)
+    what = f"{way} of {len(ranks)} early={early} graph={graph}"
+    for index, tokens in enumerate(SIZES):
+        exact = torch.stack([mine[index].float() for mine in inputs]).sum(0)
+        if index % 3:
+            exact = exact + streams[index].float()
+        normed = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + EPS) * weight.float()
+        for rank in range(len(ranks)):
+            mine = slice(rank, None, len(ranks)) if way == "two_shot" else slice(None)
+            for name, found, right in (
+                ("normed", left[rank][index][0], normed),
+                ("stream", left[rank][index][1][mine], exact[mine]),
+            ):
+                error = float((found.float() - right).norm() / right.norm()) if len(right) else 0.0
+                assert error < 5e-3, f"{what}: {name} of {tokens} rows on rank {rank}, sum {index}: error {error:.1e}"
+            assert torch.equal(left[rank][index][0], left[0][index][0]), f"{what}: ranks differ, {tokens} rows"
+
+
+def time_us(ranks: list[Rank], way: str, tokens: int, early: bool, times: int = 50) -> float:
+    """Of a sum in a row of them, in graphs."""
+    graphs, weight, held = [torch.cuda.CUDAGraph() for _ in ranks], noise(1, 7)[0], []
+    for rank, graph in zip(ranks, graphs, strict=True):
+        part, residual = noise(tokens, 0), noise(tokens, 1)
+        held += [part, residual]
+        with torch.cuda.graph(graph, stream=rank.stream):
+            for _ in range(times):
+                WAYS[way](part, residual, weight, EPS, rank.inboxes[way], overlap_launch=early)
+    on_all(ranks, lambda index, rank: graphs[index].replay())
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+    def timed(index: int, rank: Rank) -> None:
+        if index == 0:
+            start.record()
+        graphs[index].replay()
+        if index == len(ranks) - 1:
+            end.record()
+
+    on_all(ranks, timed)
+    return start.elapsed_time(end) / times * 1e3
+
+
+def plain_us(tokens: int, times: int = 50) -> float:
+    """Of an add and norm without a sum."""
+    kernels, weight = FusedKernels(overlap_launch=OVERLAP), noise(1, 7)[0]
+    part, residual, graph = noise(tokens, 0), noise(tokens, 1), torch.cuda.CUDAGraph()
+    kernels.add_rms_norm(part, residual, weight, EPS)
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            kernels.add_rms_norm(part, residual, weight, EPS)
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    graph.replay()
+    start.record()
+    graph.replay()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / times * 1e3
+
+
+def main() -> int:
+    reduce_norm._PROGRAMS = dict.fromkeys(reduce_norm._PROGRAMS, PROGRAMS)
+    for count in [int(word) for word in sys.argv[1:]] or (2, 4):
+        ranks = make_ranks(count)
+        for rank in ranks:
+            warm_up(rank)
+        for way, early, graph in product(WAYS, sorted({False, OVERLAP}), (False, True)):
+            check(ranks, way, early=early, graph=graph)
+        for tokens in (1, 8):
+            times = {way: time_us(ranks, way, tokens, OVERLAP) for way in WAYS}
+            said = ", ".join(f"{way} {us:.1f}" for way, us in times.items())
+            print(f"{count} ranks on one GPU, {tokens} rows, us: {said}; add and norm alone {plain_us(tokens):.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
