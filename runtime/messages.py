@@ -52,9 +52,15 @@ class TokenPrompt(Message):
 
 
 class ChatPrompt(Message):
-    """A conversation, to be rendered by the model's chat template and tokenized."""
+    """A conversation, to be rendered by the model's chat template and tokenized.
+
+    Attributes:
+        turns: Its messages.
+        options: What else the template is told, such as Qwen3's ``enable_thinking``.
+    """
 
     turns: list[ChatTurn]
+    options: dict[str, bool | str] = {}
 
 
 class Request(Message):
@@ -64,7 +70,7 @@ class Request(Message):
         request_id: Unique among the requests in the server.
         frontend: Inbox of whom to answer.
         prompt: What the output goes on from.
-        max_tokens: The most output tokens, or None for as many as the context has room for.
+        max_tokens: The most output tokens, or None for as many as context and KV memory have room for.
         params: How tokens are chosen.
         stop: Strings that end the output; they are not part of it.
         ignore_eos: Go on past end-of-sequence tokens.
@@ -102,6 +108,7 @@ class Opening(Message):
         tail: int32 ids of the end of the prompt, that the text of the first token may depend on.
         stop: Strings that end the output.
         text: Whether text is wanted.
+        prompt_tokens: Of the prompt.
     """
 
     request_id: int
@@ -109,6 +116,7 @@ class Opening(Message):
     tail: bytes
     stop: list[str]
     text: bool
+    prompt_tokens: int = 0
 
 
 class Tokenized(Message):
@@ -116,7 +124,7 @@ class Tokenized(Message):
 
     opening: Opening
     prompt: bytes
-    max_tokens: int
+    max_tokens: int | None
     params: SamplingParams
     ignore_eos: bool
     foretold: bytes | None
@@ -290,6 +298,7 @@ class Piece(msgspec.Struct, array_like=True, frozen=True, gc=False):
         tokens: int32 ids of the new tokens.
         logprobs: Of these tokens, where asked for.
         ended: How it ended, with the last piece.
+        prompt_tokens: Of the prompt, with every piece that brings tokens.
     """
 
     request_id: int
@@ -297,6 +306,7 @@ class Piece(msgspec.Struct, array_like=True, frozen=True, gc=False):
     tokens: bytes
     logprobs: list[TokenLogprobs]
     ended: Ended | None
+    prompt_tokens: int = 0
 
 
 class Output(Message):

@@ -247,7 +247,7 @@ def _drive(side: LeaderSide, scheduler: Scheduler, engine: Engine[Any], samples:
 
 
 def _taken_in(message: Any) -> loop.Message:
-    return loop.Arrive(sequence_of(message, frozenset())) if isinstance(message, Tokenized) else loop.Stop()
+    return loop.Arrive(sequence_of(message, frozenset(), longest=0)) if isinstance(message, Tokenized) else loop.Stop()
 
 
 def _tokenized(request_id: int, prompt: int, vocab_size: int) -> Tokenized:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from policies.views import CacheNode, RequestView
 
 Rank: TypeAlias = float | tuple[float, ...]
+MOST_DEAD = 1000  # entries of a heap of leaves beyond those that count
 
 
 class Eviction(ABC):
@@ -65,6 +66,9 @@ class Leaves:
         """Add a leaf, or give it another rank."""
         self._entries[node.serial] = (rank, node)
         heapq.heappush(self._heap, (rank, node.serial))
+        if len(self._heap) > MOST_DEAD + 2 * len(self._entries):  # while nothing is evicted, none surfaces
+            self._heap = [(valid, serial) for serial, (valid, _) in self._entries.items()]
+            heapq.heapify(self._heap)
 
     def discard(self, node: CacheNode) -> None:
         """Take a node out, if it is there."""

@@ -37,3 +37,8 @@ class SchedulerConfig:
     def max_row_pages(self) -> int:
         """Pages that the longest sequence can take."""
         return min(self.pages, -(-self.max_context // self.page_size))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that there is room for: KV of its last one is never needed."""
+        return min(self.max_context, self.pages * self.page_size + 1)

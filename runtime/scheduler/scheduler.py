@@ -206,19 +206,19 @@ class Scheduler:
         for index, sequence in enumerate(sampled):
             if sequence.finish_reason is not None:
                 continue  # a surplus token, launched before the end was known
-            ends = sequence.output_tokens + 1 >= sequence.end_tokens
+            stops = False
             if tokens is not None:
                 token = tokens[index]
                 sequence.append(token)
                 taken.append(token)
-                ends = ends or token in sequence.stop_ids
+                stops = token in sequence.stop_ids
             sequence.output_tokens += 1
             sequences.append(sequence)
             if index < first_decode:
                 prefilled += 1
-            if ends:
+            if stops or sequence.output_tokens >= sequence.end_tokens:
                 finished.append(sequence)
-                self._end(sequence)
+                self._end(sequence, stops)
         if self._leaving:
             self._retire()
         decoded = bool(batch.decodes)
@@ -396,9 +396,9 @@ class Scheduler:
         self._leave(victim)
         return victim
 
-    def _end(self, sequence: Sequence) -> None:
-        """Its last token is committed."""
-        reason = "length" if sequence.output_tokens >= sequence.max_tokens else "stop"
+    def _end(self, sequence: Sequence, stops: bool) -> None:
+        """Its last token is committed; ``stops`` where that is one of its ``stop_ids``."""
+        reason = "stop" if stops or sequence.output_tokens < sequence.max_tokens else "length"
         self.policy.prediction.ended(sequence)
         self.policy.reservation.ended(sequence)
         if sequence.state is State.LEAVING:  # preempted in flight, by its last token

@@ -9,6 +9,8 @@ from policies.order import DynamicOrder, Order
 from policies.views import SchedulerView
 from runtime.scheduler.sequence import Sequence
 
+_MOST_DEAD = 1000  # entries of a heap beyond those that count
+
 
 class WaitingQueue(ABC):
     """Sequences queued for admission."""
@@ -56,6 +58,9 @@ class _KeyedQueue(WaitingQueue):
 
     def remove(self, sequence: Sequence) -> None:
         del self._queued[sequence.ordinal]
+        if len(self._heap) > _MOST_DEAD + 2 * len(self._queued):  # those aborted at the end of the queue never surface
+            self._heap = [entry for entry, _ in self._queued.values()]
+            heapq.heapify(self._heap)
 
     def arrange(self, scheduler: SchedulerView, now: float) -> None:
         del scheduler, now

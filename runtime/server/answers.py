@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence as Sequences
 from typing import Any, ClassVar, Protocol
 
@@ -43,11 +44,15 @@ def usage(ends: Sequences[Ended], choices_a_prompt: int) -> dict[str, Any]:
     prompts = ends[::choices_a_prompt]
     prompt_tokens = sum(ended.prompt_tokens for ended in prompts)
     completion_tokens = sum(ended.output_tokens for ended in ends)
+    cached_tokens = sum(ended.cached_tokens for ended in prompts)
+    return {**_counted(prompt_tokens, completion_tokens), "prompt_tokens_details": {"cached_tokens": cached_tokens}}
+
+
+def _counted(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(ended.cached_tokens for ended in prompts)},
     }
 
 
@@ -74,8 +79,13 @@ class Shape(Protocol):
     def first(self) -> bytes | None:
         """JSON of what a choice's first chunk holds, where it is one of its own."""
 
-    def delta(self, piece: Piece, text_before: int) -> bytes:
-        """JSON of what a choice's chunk holds beside its index: starts and ends without braces."""
+    def delta(self, piece: Piece, offset: int) -> bytes:
+        """JSON of what a choice's chunk holds beside its index: starts and ends without braces.
+
+        Args:
+            piece: What is new.
+            offset: Characters of the choice's tokens before it; they are counted where log-probabilities are asked for.
+        """
 
 
 class ChatShape:
@@ -103,9 +113,9 @@ class ChatShape:
         """See :class:`Shape`."""
         return b'"delta":{"role":"assistant","content":""},"logprobs":null'
 
-    def delta(self, piece: Piece, text_before: int) -> bytes:
+    def delta(self, piece: Piece, offset: int) -> bytes:
         """See :class:`Shape`."""
-        del text_before
+        del offset
         logprobs = encoded(_chat_logprobs(piece.logprobs)) if piece.logprobs else b"null"
         if piece.ended is not None and not piece.text:
             return b'"delta":{},"logprobs":' + logprobs
@@ -133,11 +143,11 @@ class CompletionShape:
         """See :class:`Shape`."""
         return None
 
-    def delta(self, piece: Piece, text_before: int) -> bytes:
+    def delta(self, piece: Piece, offset: int) -> bytes:
         """See :class:`Shape`."""
         logprobs = b"null"
         if piece.logprobs:
-            logprobs = encoded(_completion_logprobs(piece.logprobs, text_before))
+            logprobs = encoded(_completion_logprobs(piece.logprobs, offset))
         return b'"text":' + encoded(piece.text) + b',"logprobs":' + logprobs
 
 
@@ -150,26 +160,32 @@ class Chunks:
         model: Its name.
         created: Unix seconds.
         include_usage: Whether usage comes in a chunk of its own; else it comes with the last choice's end.
+        continuous: Whether every chunk tells what its choice took so far.
     """
 
-    def __init__(self, shape: Shape, answer_id: str, model: str, created: int, include_usage: bool) -> None:
+    def __init__(
+        self, shape: Shape, answer_id: str, model: str, created: int, include_usage: bool, continuous: bool
+    ) -> None:
         self._shape = shape
+        self._continuous = continuous
         head = encoded({"id": answer_id, "object": shape.chunk_object, "created": created, "model": model})
         self._head = b"data: " + head[:-1] + b',"choices":['
         self._running = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
-        self._characters: dict[int, int] = {}
+        self._offsets: dict[int, int] = {}  # of the choices that have begun
+        self._tokens: Counter[int] = Counter()  # of each choice
 
     def chunk(self, index: int, piece: Piece) -> bytes:
         """A piece that is not the last."""
-        before = self._characters.get(index)
-        self._characters[index] = (before or 0) + len(piece.text)
-        opening = self._choice(index, self._shape.first(), b"null") if before is None else b""
-        return opening + self._choice(index, self._shape.delta(piece, before or 0), b"null")
+        offset = self._offsets.get(index)
+        self._offsets[index] = (offset or 0) + sum([_characters(entry.token) for entry in piece.logprobs])
+        first = self._shape.first() if offset is None else None
+        opening = b"" if first is None else self._choice(index, first, self._so_far(index, piece))
+        self._tokens[index] += len(piece.tokens) // 4
+        return opening + self._choice(index, self._shape.delta(piece, offset or 0), self._so_far(index, piece))
 
     def end(self, index: int, piece: Piece, reason: str, extra: dict[str, Any]) -> bytes:
         """The last piece of a choice; ``extra`` goes beside the choices."""
-        before = self._characters.get(index, 0)
-        data = self._head + b'{"index":%d,' % index + self._shape.delta(piece, before)
+        data = self._head + b'{"index":%d,' % index + self._shape.delta(piece, self._offsets.get(index, 0))
         data += b',"finish_reason":"' + reason.encode() + b'"}]'
         if extra:
             return data + b"," + encoded(extra)[1:] + b"\n\n"
@@ -179,10 +195,14 @@ class Chunks:
         """The chunk of usage alone."""
         return self._head + b'],"usage":' + encoded(usage) + b"}\n\n"
 
-    def _choice(self, index: int, content: bytes | None, reason: bytes) -> bytes:
-        if content is None:
-            return b""
-        return self._head + b'{"index":%d,%b,"finish_reason":%b}' % (index, content, reason) + self._running
+    def _choice(self, index: int, content: bytes, running: bytes) -> bytes:
+        return self._head + b'{"index":%d,%b,"finish_reason":null}' % (index, content) + running
+
+    def _so_far(self, index: int, piece: Piece) -> bytes:
+        if not self._continuous:
+            return self._running
+        prompt_tokens, tokens = piece.prompt_tokens, self._tokens[index]
+        return b'],"usage":' + encoded(_counted(prompt_tokens, tokens)) + b"}\n\n"
 
 
 def _chat_logprobs(entries: Sequences[TokenLogprobs]) -> dict[str, Any]:
@@ -202,10 +222,23 @@ def _completion_logprobs(entries: Sequences[TokenLogprobs], offset: int) -> dict
     offsets = []
     for entry in entries:
         offsets.append(offset)
-        offset += len(entry.token.text)
+        offset += _characters(entry.token)
     return {
         "tokens": [entry.token.text for entry in entries],
         "token_logprobs": [entry.token.logprob for entry in entries],
-        "top_logprobs": [{top.text: top.logprob for top in entry.top} for entry in entries],
+        "top_logprobs": [_by_text([*entry.top, entry.token]) for entry in entries],
         "text_offset": offsets,
     }
+
+
+def _by_text(tokens: Sequences[TokenText]) -> dict[str, float]:
+    """Log-probabilities by text; of tokens with one text, the likeliest's."""
+    found: dict[str, float] = {}
+    for token in tokens:
+        found.setdefault(token.text, token.logprob)
+    return found
+
+
+def _characters(token: TokenText) -> int:
+    """Characters that begin in a token: its bytes but for those that continue one."""
+    return sum([byte & 0xC0 != 0x80 for byte in token.data])

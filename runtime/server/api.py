@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hmac
 import socket
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Header
+from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -29,6 +28,7 @@ from runtime.messages import (
     id_bytes,
 )
 from runtime.server.answers import ChatShape, CompletionShape, Shape
+from runtime.server.auth import ApiKey
 from runtime.server.config import Place, ServerConfig, ServerError
 from runtime.server.errors import ApiError, printable
 from runtime.server.frontend import Frontend
@@ -80,15 +80,10 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
     """
     app = FastAPI(title="ServeTwin", version="1", docs_url="/docs", redoc_url=None)
     app.add_middleware(BodyLimit, most_bytes=_MOST_BODY_BYTES)
+    if config.api_key is not None:
+        app.add_middleware(ApiKey, key=config.api_key)
     meters = Meters()
     created = int(time.time())
-
-    async def authorize(authorization: Annotated[str | None, Header()] = None) -> None:
-        wanted = f"Bearer {config.api_key}"
-        if config.api_key is not None and not hmac.compare_digest(
-            (authorization or "").encode(errors="replace"), wanted.encode()
-        ):
-            raise ApiError(401, "this server wants an API key: Authorization: Bearer KEY", code="invalid_api_key")
 
     def answer(body: Generation, prompts: list[Prompt], logprobs: int | None, shape: Shape) -> AnswerResponse:
         _check_model(body.model, config.model)
@@ -117,7 +112,6 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
 
     @app.post(
         "/v1/chat/completions",
-        dependencies=[Depends(authorize)],
         responses=_streams("answer", ChatCompletion),
         response_class=Response,
     )
@@ -125,12 +119,13 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
         """Go on with a conversation."""
         turns = [ChatTurn(message.role, _valid(message.text, "messages")) for message in body.messages]
         _valid("".join(body.stops), "stop")
+        options = body.chat_template_kwargs
+        _valid("".join([str(part) for option in options.items() for part in option]), "chat_template_kwargs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        return answer(body, [ChatPrompt(turns)], logprobs, ChatShape())
+        return answer(body, [ChatPrompt(turns, options)], logprobs, ChatShape())
 
     @app.post(
         "/v1/completions",
-        dependencies=[Depends(authorize)],
         responses=_streams("completion", Completion),
         response_class=Response,
     )
@@ -140,7 +135,7 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
         _valid("".join(body.stops), "stop")
         return answer(body, prompts, body.logprobs, CompletionShape())
 
-    @app.get("/v1/models", dependencies=[Depends(authorize)], responses={401: _ERRORS[401]})
+    @app.get("/v1/models", responses={401: _ERRORS[401]})
     async def models() -> ModelList:
         """What can be asked."""
         card = ModelCard(id=config.model, created=created, max_model_len=config.scheduler.max_context)

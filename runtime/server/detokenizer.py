@@ -35,10 +35,11 @@ logger = logging.getLogger(__name__)
 class _Answer:
     """An output on its way out."""
 
-    __slots__ = ("frontend", "stops", "stream", "tokens")
+    __slots__ = ("frontend", "prompt_tokens", "stops", "stream", "tokens")
 
     def __init__(self, opening: Opening, tokenizer: TextTokenizer) -> None:
         self.frontend = opening.frontend
+        self.prompt_tokens = opening.prompt_tokens
         self.tokens = 0
         self.stops = StopStrings(opening.stop)
         self.stream = TextStream(tokenizer.decode, ids_of(opening.tail).tolist()) if opening.text else None
@@ -74,18 +75,19 @@ class DetokenizerProcess:
 
     def run(self) -> None:
         """Serve until told to stop."""
-        while True:
-            for message in self._inbox.wait():
-                if isinstance(message, Stop):
-                    self._inbox.close()
-                    self._outbox.close()
-                    return
+        stopping = False
+        # The launcher's stop may be read before what the worker, which is gone by then, had sent.
+        while messages := self._inbox.take() if stopping else self._inbox.wait():
+            for message in messages:
+                stopping = stopping or isinstance(message, Stop)
                 try:
                     self._take(message)
                 except ValueError as error:  # lengths that do not agree: no worker of ours sends that
                     logger.warning("dropped a %s: %s", type(message).__name__, error)
+        self._inbox.close()
+        self._outbox.close()
 
-    def _take(self, message: Sampled | Opening | Ping) -> None:
+    def _take(self, message: Sampled | Opening | Ping | Stop) -> None:
         if isinstance(message, Sampled):
             outputs, stopped = self._detokenizer.pieces(message)
             for request_id in stopped:
@@ -94,7 +96,7 @@ class DetokenizerProcess:
                 self._outbox.send(frontend, Output(pieces))
         elif isinstance(message, Opening):
             self._detokenizer.open(message)
-        else:
+        elif isinstance(message, Ping):
             self._outbox.send(message.frontend, message)
 
 
@@ -136,7 +138,7 @@ class Detokenizer:
             if answer.stopped() and end is None:
                 stopped.append(request_id)
             likeliest = [] if logprob is None else [self._logprobs(token, logprob)]
-            piece = Piece(request_id, text, token.to_bytes(4, "little"), likeliest, None)
+            piece = Piece(request_id, text, token.to_bytes(4, "little"), likeliest, None, answer.prompt_tokens)
             outputs.setdefault(answer.frontend, []).append(piece)
         for request_id, end in sampled.ended:
             answer = self._answers.pop(request_id, None)
@@ -167,6 +169,5 @@ class Detokenizer:
     def _token_text(self, token: int, logprob: float) -> TokenText:
         known = self._token_texts.get(token)
         if known is None:
-            text = self._tokenizer.token_text(token)
-            known = self._token_texts[token] = (text, text.encode())
+            known = self._token_texts[token] = self._tokenizer.token_text(token)
         return TokenText(*known, logprob)

@@ -94,7 +94,7 @@ class Frontend:
         self._tokenizers = [TOKENIZER.format(index) for index in range(config.tokenizers)]
         self._most = config.scheduler.max_running + config.max_queued
         self._ids = API_REQUEST_IDS
-        self._answers: dict[int, Answer] = {}  # by request id
+        self._answers: dict[int, Answer] = {}  # by request id, of those that have not ended
         self._pings = count()
         self._pongs: dict[int, asyncio.Future[Gauges]] = {}
         self.stopped = asyncio.Event()
@@ -108,8 +108,12 @@ class Frontend:
         """A place for the answer to so many requests; :meth:`close` it in the end.
 
         Raises:
-            ApiError: The queue is full.
+            ApiError: The queue is full, or is too short for so many.
         """
+        if choices > self._most:
+            raise ApiError(
+                400, f"{choices} choices are asked for, the server takes {self._most} at once: ask for fewer"
+            )
         if len(self._answers) + choices > self._most:
             raise ApiError(
                 429,
@@ -128,12 +132,11 @@ class Frontend:
         """Send a request on its way."""
         self._outbox.send(self._tokenizer(request.request_id), request)
 
-    def close(self, answer: Answer, choices: int) -> None:
+    def close(self, answer: Answer) -> None:
         """The answer is complete, or nobody wants it."""
         for choice in sorted(answer.open):
             request_id = answer.first_id + choice
             self._outbox.send(self._tokenizer(request_id), Abort(request_id))
-        for request_id in range(answer.first_id, answer.first_id + choices):
             del self._answers[request_id]
 
     async def ping(self, timeout_s: float = 5.0) -> Gauges:
@@ -163,14 +166,18 @@ class Frontend:
         # An abort takes its request's way.
         return self._tokenizers[request_id % len(self._tokenizers)]
 
+    def _put(self, piece: Piece) -> None:
+        answer = self._answers.get(piece.request_id)
+        if answer is not None:
+            answer.put(piece)
+            if piece.ended is not None:  # however slowly its client reads, others may come
+                del self._answers[piece.request_id]
+
     def _receive(self) -> None:
-        answers = self._answers
         for message in self._inbox.take():
             if isinstance(message, Output):
                 for piece in message.pieces:
-                    answer = answers.get(piece.request_id)
-                    if answer is not None:
-                        answer.put(piece)
+                    self._put(piece)
             elif isinstance(message, Ping):
                 pong = self._pongs.get(message.number)
                 if pong is not None and not pong.done() and message.gauges is not None:

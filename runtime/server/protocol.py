@@ -20,11 +20,20 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nothing(cls, body: Any) -> Any:
+        """As OpenAI has it: null means the default. Some clients send it for all that they leave open."""
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
 
 class StreamOptions(Body):
     """Options of a stream."""
 
     include_usage: StrictBool = False
+    continuous_usage_stats: StrictBool = Field(
+        False, description="With include_usage: every chunk tells what its choice took so far."
+    )
 
 
 class Generation(Body):
@@ -34,7 +43,7 @@ class Generation(Body):
     max_tokens: Count | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: StrictInt = Field(0, ge=0, le=2**31 - 1)
+    top_k: StrictInt = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 for all tokens.")
     min_p: float = Field(0.0, ge=0, le=1)
     seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     n: StrictInt = Field(1, ge=1, le=128)
@@ -42,12 +51,13 @@ class Generation(Body):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, gt=0, le=100)
-    logit_bias: dict[BiasedToken, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[BiasedToken, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] = {}
     min_tokens: StrictInt = Field(0, ge=0, le=2**31 - 1)
     ignore_eos: StrictBool = False
     priority: StrictInt = Field(0, ge=-(2**31), le=2**31 - 1, description="Larger is more urgent.")
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="Taken, as OpenAI's clients may send it, and not used.")
     return_moments: StrictBool = Field(
         False,
         description="Add the request's moments inside the server, and what the scheduler counted for it (chunks, "
@@ -70,6 +80,11 @@ class Generation(Body):
         """Whether a stream ends with a chunk of usage alone."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk of a stream tells what its choice took so far, as vLLM has it."""
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+
     def params(self, logprobs: int | None, choice: int) -> SamplingParams:
         """How tokens are chosen, for one of the ``n`` choices.
 
@@ -79,14 +94,14 @@ class Generation(Body):
         return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=self.top_k,
+            top_k=max(self.top_k, 0),
             min_p=self.min_p,
             seed=None if self.seed is None else (self.seed + choice) % 2**63,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
             logprobs=logprobs,
-            logit_bias=self.logit_bias or {},
+            logit_bias=self.logit_bias,
             min_tokens=self.min_tokens,
         )
 
@@ -117,6 +132,9 @@ class ChatCompletionRequest(Generation):
     max_completion_tokens: Count | None = None
     logprobs: StrictBool = False
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    chat_template_kwargs: Annotated[dict[str, StrictBool | str], Field(max_length=64)] = Field(
+        {}, description="What else the chat template is told, e.g. enable_thinking."
+    )
 
     @model_validator(mode="after")
     def _one_of_a_kind(self) -> ChatCompletionRequest:
@@ -136,8 +154,15 @@ class CompletionRequest(Generation):
         | Annotated[list[str], Field(min_length=1, max_length=1024)]
         | Annotated[list[Tokens], Field(min_length=1, max_length=1024)]
     )
-    max_tokens: Count | None = 16
+    max_tokens: Count = 16
     logprobs: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
+    best_of: StrictInt | None = Field(None, description="As many as n: none is thrown away.")
+
+    @model_validator(mode="after")
+    def _best_of_as_many(self) -> CompletionRequest:
+        if self.best_of not in (None, self.n):
+            raise ValueError(f"best_of={self.best_of}: this server makes n={self.n} choices and throws none away")
+        return self
 
     @property
     def prompts(self) -> list[str | list[int]]:

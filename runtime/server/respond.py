@@ -74,7 +74,7 @@ class AnswerResponse(Response):
             await _send_whole(send, error.status, error.body, error.headers)
         finally:
             gone.cancel()
-            self._frontend.close(self._answer, self._choices)
+            self._frontend.close(self._answer)
             self._meters.ended(status, begun_s, self._ends.values())
 
     async def _watch_client(self, receive: Receive) -> None:
@@ -118,7 +118,7 @@ class AnswerResponse(Response):
 
     async def _stream(self, send: Send) -> None:
         body = self._body
-        chunks = Chunks(self._shape, self._id, body.model, self._created, body.include_usage)
+        chunks = Chunks(self._shape, self._id, body.model, self._created, body.include_usage, body.continuous_usage)
         begun = False
         written: list[bytes] = []
         try:
@@ -149,7 +149,9 @@ class AnswerResponse(Response):
     def _beside(self, ended: Ended) -> dict[str, Any]:
         """What goes beside the choices of a choice's last chunk."""
         beside: dict[str, Any] = {}
-        if self._body.include_usage:
+        if self._body.continuous_usage:
+            beside["usage"] = usage([ended], 1)
+        elif self._body.include_usage:
             beside["usage"] = None
         elif len(self._ends) == self._choices:
             beside["usage"] = usage(self._ordered_ends(), self._body.n)

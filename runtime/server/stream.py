@@ -8,6 +8,7 @@ from collections.abc import Sequence as Sequences
 _UNKNOWN = "\ufffd"
 _LONGEST_UNFINISHED = 3  # bytes of a character whose last one is missing
 _WINDOW = 16  # tokens
+_LONGEST_WINDOW = 64  # tokens, where none ends a character
 
 
 class TextStream:
@@ -41,11 +42,23 @@ class TextStream:
                 del self._window[: self._clean]
                 self._shown = len(self._decode(self._window))
             self._clean = len(self._window)
+        elif len(self._window) > _LONGEST_WINDOW:
+            self._shorten(text[safe:])
         return new
 
     def finish(self) -> str:
         """What was held back."""
         return self._decode(self._window)[self._shown :]
+
+    def _shorten(self, held: str) -> None:
+        """Forget tokens that came before the last few: bytes that are no text may come for ever.
+
+        It does not matter if this cuts a character: what follows a byte that begins one is read alike.
+        """
+        window = self._window[-_WINDOW:]
+        text = self._decode(window)
+        if text.endswith(held):
+            self._window, self._shown, self._clean = window, len(text) - len(held), 0
 
 
 class StopStrings:

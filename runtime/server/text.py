@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from collections.abc import Sequence as Sequences
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,13 @@ from runtime.server.config import ServerError
 if TYPE_CHECKING:
     from jinja2 import Template
 
+_UNKNOWN = "\ufffd"
+_SPACE = "\u2581"  # SentencePiece's, in names
+_BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's name of a byte
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+# GPT-2's printable stand-ins for bytes: themselves where printable, else from 256 up.
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + index): byte for index, byte in enumerate(_OTHERS)}
 _BYTE_LEVEL_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 BYTE_LEVEL_VOCAB_SIZE = 256 + len(_BYTE_LEVEL_SPECIALS)
 _CHAT_TEMPLATE = (  # ChatML
@@ -51,6 +60,7 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._special_tokens = special_tokens
         self._template = None if chat_template is None else _compiled(chat_template)
+        self._knows_developers = chat_template is not None and "developer" in chat_template
         self.eos_ids = eos_ids
         self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
 
@@ -59,8 +69,12 @@ class TextTokenizer:
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 
-    def encode_chat(self, turns: Sequences[ChatTurn]) -> list[int]:
+    def encode_chat(self, turns: Sequences[ChatTurn], options: Mapping[str, bool | str] | None = None) -> list[int]:
         """Token ids of a conversation, up to where the assistant's answer begins.
+
+        Args:
+            turns: The conversation.
+            options: What else the template is told; it cannot say otherwise than the conversation.
 
         Raises:
             TemplateError: The model has no chat template, or its template refuses the conversation.
@@ -69,9 +83,11 @@ class TextTokenizer:
 
         if self._template is None:
             raise TemplateError("this model has no chat template: ask /v1/completions instead")
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        renamed = {} if self._knows_developers else {"developer": "system"}  # else many leave the message out
+        messages = [{"role": renamed.get(turn.role, turn.role), "content": turn.content} for turn in turns]
+        ours = {**self._special_tokens, "messages": messages, "add_generation_prompt": True}
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
+            text = self._template.render({**(options or {}), **ours})
         except JinjaError as error:
             raise TemplateError(f"the model's chat template refuses these messages: {error}") from error
         # The template has put the special tokens where they belong.
@@ -83,10 +99,20 @@ class TextTokenizer:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def token_text(self, token: int) -> str:
-        """One token's text, special or not."""
+    def token_text(self, token: int) -> tuple[str, bytes]:
+        """One token's text, special or not, and its bytes: part of a character is U+FFFD as text."""
         text: str = self._tokenizer.decode([token], skip_special_tokens=False)
-        return text
+        name = self._tokenizer.id_to_token(token) or ""
+        if name.startswith(_SPACE) and not text.startswith(" "):
+            text = " " + text  # which is stripped where a text begins
+        if _UNKNOWN not in text:
+            return text, text.encode()
+        fallback = _BYTE_FALLBACK.fullmatch(name)
+        if fallback is not None:
+            return text, bytes.fromhex(fallback[1])
+        if all(character in _BYTE_OF for character in name):
+            return text, bytes([_BYTE_OF[character] for character in name])
+        return text, text.encode()
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and what goes with it, as Hugging Face reads them."""
@@ -122,6 +148,9 @@ def load_tokenizer(folder: str | None) -> TextTokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises nothing more special
         raise ServerError(f"model={folder}: tokenizer.json cannot be read: {error}") from error
+    # Some files were saved as they were trained with; a prompt is never cut or filled up.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     settings = _read_json(path / "tokenizer_config.json")
     special_tokens = {
         name: token["content"] if isinstance(token, dict) else token
@@ -138,14 +167,7 @@ def load_tokenizer(folder: str | None) -> TextTokenizer:
 
 def byte_level_tokenizer() -> TextTokenizer:
     """The built-in tokenizer: token id is byte value, then the special tokens of ChatML."""
-    # GPT-2's printable stand-ins for bytes: themselves where printable, else from 256 up.
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    stand_ins = {byte: chr(byte) for byte in printable}
-    for byte in range(256):
-        if byte not in stand_ins:
-            stand_ins[byte] = chr(256 + len(stand_ins) - len(printable))
-    vocabulary = {stand_ins[byte]: byte for byte in range(256)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=_BYTE_OF, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _BYTE_LEVEL_SPECIALS])

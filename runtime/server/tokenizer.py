@@ -52,9 +52,6 @@ class TokenizerProcess:
         self._outbox = Outbox(place.path)
         self._tokenizer = load_tokenizer(place.config.tokenizer)
         self._vocab_size = place.config.vocab_size
-        sizes = place.config.scheduler
-        # The last output token's KV is never needed.
-        self._longest = min(sizes.max_context, sizes.pages * sizes.page_size + 1)
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -72,7 +69,7 @@ class TokenizerProcess:
 
     def _tokenize(self, request: Request) -> None:
         try:
-            tokenized = _tokenized(request, self._tokenizer, self._vocab_size, self._longest)
+            tokenized = _tokenized(request, self._tokenizer, self._vocab_size)
         except Exception as error:  # one prompt, however odd, must not end the others
             if not isinstance(error, ValueError):
                 logger.exception("request %d cannot be tokenized", request.request_id)
@@ -82,28 +79,29 @@ class TokenizerProcess:
             self._outbox.send(WORKER.format(0), tokenized)
 
 
-def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, longest: int) -> Tokenized:
+def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int) -> Tokenized:
     prompt = request.prompt
     if isinstance(prompt, TokenPrompt):
-        ids = _checked(prompt.ids, vocab_size, "prompt")
+        ids = ids_of(prompt.ids)
     elif isinstance(prompt, TextPrompt):
         ids = np.asarray(tokenizer.encode(prompt.text), np.int32)
     else:
-        ids = np.asarray(tokenizer.encode_chat(prompt.turns), np.int32)
+        ids = np.asarray(tokenizer.encode_chat(prompt.turns, prompt.options), np.int32)
+    # Of text too: a tokenizer may know special tokens that the model has no embedding of.
+    _check(ids, vocab_size, "prompt")
     if request.foretold is not None:
-        _checked(request.foretold, vocab_size, "foretold")
+        _check(ids_of(request.foretold), vocab_size, "foretold")
     if any(not stop for stop in request.stop):
         raise ValueError("stop: an empty string ends nothing")
     biased = max(request.params.logit_bias, default=0)
     if biased >= vocab_size:
         raise ValueError(_outside("logit_bias", biased, vocab_size))
-    # A prompt that leaves no room is the scheduler's to refuse.
-    max_tokens = max(longest - len(ids), 1) if request.max_tokens is None else request.max_tokens
-    opening = Opening(request.request_id, request.frontend, ids[-_TAIL:].tobytes(), request.stop, request.text)
+    tail = ids[-_TAIL:].tobytes()
+    opening = Opening(request.request_id, request.frontend, tail, request.stop, request.text, len(ids))
     return Tokenized(
         opening,
         ids.tobytes(),
-        max_tokens,
+        request.max_tokens,
         request.params,
         request.ignore_eos,
         request.foretold,
@@ -116,12 +114,10 @@ def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, long
     )
 
 
-def _checked(data: bytes, vocab_size: int, field: str) -> TokenIds:
-    ids = ids_of(data)
+def _check(ids: TokenIds, vocab_size: int, field: str) -> None:
     if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
         wrong = next(token for token in ids.tolist() if not 0 <= token < vocab_size)
         raise ValueError(_outside(field, wrong, vocab_size))
-    return ids
 
 
 def _outside(field: str, token: int, vocab_size: int) -> str:

@@ -157,7 +157,7 @@ class WorkerProcess:
     def _taken_in(self, message: RankMessage) -> loop.Message:
         """A message as the serving loop knows it."""
         if isinstance(message, Tokenized):
-            sequence = sequence_of(message, self._eos_ids)
+            sequence = sequence_of(message, self._eos_ids, self._scheduler.config.longest)
             self._engine.admit(sequence.request_id, message.params)
             return loop.Arrive(sequence)
         if isinstance(message, Abort):
@@ -280,6 +280,7 @@ class LeaderSide:
         for message in messages:
             if isinstance(message, Tokenized):
                 self._arrive(message)
+                self._gather_one()
             elif isinstance(message, Abort):
                 self._received.append(message)
             elif isinstance(message, Stop):
@@ -306,6 +307,9 @@ class LeaderSide:
         self._requests[request_id] = _Request(tokenized.received_s, tokenized.tokenized_s)
         self._outbox.send(DETOKENIZER, opening)
         self._received.append(tokenized)
+
+    def _gather_one(self) -> None:
+        """A request came that may have been waited for, were it only to be refused."""
         if self._gathering:
             self._gathering -= 1
             if not self._gathering:
@@ -348,9 +352,17 @@ class LeaderSide:
         )
 
 
-def sequence_of(message: Tokenized, eos_ids: frozenset[int]) -> Sequence:
-    """The sequence of a request, the same on every rank."""
+def sequence_of(message: Tokenized, eos_ids: frozenset[int], longest: int) -> Sequence:
+    """The sequence of a request, the same on every rank.
+
+    Args:
+        message: The request.
+        eos_ids: Tokens that end an output.
+        longest: Tokens of the longest sequence: where a request sets no ``max_tokens``, it may grow so far.
+    """
     prompt = ids_of(message.prompt)
+    # A prompt that leaves no room is the scheduler's to refuse.
+    max_tokens = max(longest - len(prompt), 1) if message.max_tokens is None else message.max_tokens
     tokens = prompt
     foretold_tokens = None
     if message.foretold is not None:
@@ -364,7 +376,7 @@ def sequence_of(message: Tokenized, eos_ids: frozenset[int]) -> Sequence:
         message.opening.request_id,
         len(prompt),
         tokens,
-        message.max_tokens,
+        max_tokens,
         foretold_tokens=foretold_tokens,
         stop_ids=frozenset() if message.ignore_eos or foretold_tokens is not None else eos_ids,
         priority=message.priority,

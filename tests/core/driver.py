@@ -259,7 +259,8 @@ class Driver:
             expected = asked.output()
             assert len(got) == len(expected)
             assert outputs.tokens is None or got == expected
-            reason = "length" if len(expected) == asked.max_tokens else "stop"
+            stopped = outputs.tokens is not None and got[-1] in sequence.stop_ids
+            reason = "stop" if stopped or len(expected) < asked.max_tokens else "length"
             assert sequence.finish_reason == reason
             self._end(sequence, reason)
 

@@ -58,6 +58,13 @@ def test_usage_has_a_chunk_of_its_own_where_asked_for(client: Any) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+def test_every_chunk_tells_the_usage_so_far_where_asked_for(client: Any) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(client.chat.completions.create(**CHAT, max_tokens=5, stream=True, stream_options=options))
+    assert [chunk.usage.completion_tokens for chunk in chunks] == [0, 1, 2, 3, 4, 5, 5, 5]
+    assert len({chunk.usage.prompt_tokens for chunk in chunks}) == 1
+
+
 def test_a_prompt_that_was_seen_before_is_cached(client: Any) -> None:
     prompt = "The prefix that both of them begin with, forty characters or more."
     client.completions.create(model="tiny", prompt=prompt, max_tokens=2)
@@ -191,6 +198,13 @@ def test_an_api_key_is_asked_for(start: Any) -> None:
         anonymous = httpx.post(f"{server.url}/v1/completions", json=TEXT, trust_env=False)
         assert anonymous.status_code == 401
         assert anonymous.json()["error"]["code"] == "invalid_api_key"
+        for key, content in ((None, b"x" * (1 << 20)), ("Bearer secre", b"{"), ("secret", b"{}"), ("Bearer é", b"{}")):
+            headers = {b"content-type": b"application/json"}
+            if key is not None:
+                headers[b"authorization"] = key.encode()
+            unread = httpx.post(f"{server.url}/v1/completions", content=content, headers=headers, trust_env=False)
+            assert unread.status_code == 401, "it is asked for before the body is looked at"
+        assert httpx.get(f"{server.url}/v1/models", trust_env=False).status_code == 401
         assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="secret") as client:
             assert client.completions.create(**TEXT, max_tokens=2).usage.completion_tokens == 2

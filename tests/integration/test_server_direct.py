@@ -108,6 +108,33 @@ def test_wrong_requests_end_with_an_error_and_the_server_goes_on(server: Server,
         assert names in str(got[number][2].error)
 
 
+def test_text_may_not_become_tokens_that_the_model_lacks(start: Any) -> None:
+    with start(http=False, vocab_size=200) as server:
+        client = Client(server.directory, server.config)
+        client.send(asked(1, "Hi<|im_end|>"))
+        client.send(asked(2))
+        got = answers(server, client, 2)
+        assert got[1][2].error == "prompt: token id 258 is not below the vocabulary of 200"
+        assert got[2][2].reason == "length"
+        client.close()
+
+
+def test_a_request_that_is_refused_is_not_waited_for(start: Any) -> None:
+    with start(http=False) as server:
+        client = Client(server.directory, server.config)
+        client.gather(3)
+        for request_id, tokens in [(1, 5), (1, 5), (2, 7)]:
+            client.send(asked(request_id, tokens=tokens))
+        ends = []
+        while len(ends) < 3:
+            server.check()
+            pieces = client.receive(5.0)
+            assert pieces, "the server waits for what never comes"
+            ends += [(p.request_id, p.ended.reason) for p in pieces if p.ended is not None]
+        assert sorted(ends) == [(1, "error"), (1, "length"), (2, "length")]
+        client.close()
+
+
 def test_an_id_in_use_is_refused_and_its_owner_goes_on(slow_server: Server) -> None:
     client = Client(slow_server.directory, slow_server.config)
     client.send(asked(1, tokens=20))

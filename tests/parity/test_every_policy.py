@@ -145,6 +145,7 @@ def sequences(vocab_size: int) -> Iterator[Sequence]:
                 tokenized_s=began_s,
             ),
             frozenset(),
+            longest=0,
         )
 
 

@@ -34,6 +34,7 @@ FIELDS = [
     *("model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
     *("seed", "n", "stop", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "min_tokens"),
     *("ignore_eos", "priority", "stream", "stream_options", "logprobs", "top_logprobs", "return_moments", "other"),
+    *("best_of", "user", "chat_template_kwargs"),
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -48,9 +49,8 @@ class Echo(Frontend):
     def send(self, request: Request) -> None:
         self.sent = request
         ended = Ended("length", None, 3, 2, 0, 1, 0, 0, 0.0, *[NEVER] * 7)
-        answer = self._answers[request.request_id]
-        answer.put(Piece(request.request_id, "text", b"", [], None))
-        answer.put(Piece(request.request_id, "", b"", [], ended))
+        self._put(Piece(request.request_id, "text", b"", [], None))
+        self._put(Piece(request.request_id, "", b"", [], ended))
 
     async def ping(self, timeout_s: float = 5.0) -> Gauges:
         return Gauges(0, 0, 64, 0, 64)
@@ -174,3 +174,59 @@ def test_the_schema_documents_bodies_and_errors(api: Api) -> None:
         name = post["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         body = schema["components"]["schemas"][name]
         assert body["additionalProperties"] is False
+
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+TEXT = {"model": "tiny", "prompt": "Hi"}
+
+
+def test_null_is_the_default(api: Api) -> None:
+    for path, body in (("chat/completions", CHAT), ("completions", TEXT)):
+        assert api.post(f"/v1/{path}", json.dumps(body).encode()).status_code == 200
+        plain = api.frontend.sent
+        nothing = {field: None for field in FIELDS if field not in body}
+        assert api.post(f"/v1/{path}", json.dumps({**nothing, **body}).encode()).status_code == 200
+        sent = api.frontend.sent
+        assert (sent.max_tokens, sent.stop, sent.params) == (plain.max_tokens, plain.stop, plain.params)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"best_of": 1},  # sglang.bench_serving
+        {"best_of": 2, "n": 2},
+        {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},  # GuideLLM
+        {"top_k": -1},
+        {"user": "someone"},
+    ],
+    ids=str,
+)
+def test_what_other_clients_send_is_taken(api: Api, change: dict[str, Any]) -> None:
+    assert api.post("/v1/completions", json.dumps({**TEXT, **change}).encode()).status_code == 200
+    assert api.frontend.sent.params.top_k == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"best_of": 3, "n": 2}, "best_of=3"),
+        ({"top_k": -2}, "top_k"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),  # each costs every step
+        ({"prompt": ["Hi"] * 100, "n": 4}, "400 choices"),  # no later try will find room
+    ],
+    ids=["best_of", "top_k", "logit_bias", "choices"],
+)
+def test_what_will_never_do_is_400_and_says_why(api: Api, change: dict[str, Any], names: str) -> None:
+    answer = api.post("/v1/completions", json.dumps({**TEXT, **change}).encode())
+    assert answer.status_code == 400
+    assert names in answer.json()["error"]["message"]
+
+
+def test_a_chat_template_is_told_what_the_client_wants(api: Api) -> None:
+    options = {"enable_thinking": False, "reasoning_effort": "high"}
+    assert api.post("/v1/chat/completions", json.dumps({**CHAT, "chat_template_kwargs": options}).encode())
+    assert api.frontend.sent.prompt.options == options
+    for wrong in ({"x": "\ud800"}, {"\ud800": True}, {"x": [1]}, {"x": 2**70}):
+        answer = api.post("/v1/chat/completions", json.dumps({**CHAT, "chat_template_kwargs": wrong}).encode())
+        assert answer.status_code == 400
+        assert "chat_template_kwargs" in answer.json()["error"]["message"]

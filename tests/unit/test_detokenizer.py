@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence as Sequences
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers")
+pytest.importorskip("zmq")
 
-from runtime.messages import Ended, Opening, Piece, Sampled, id_bytes
-from runtime.server.detokenizer import Detokenizer
+from runtime.messages import Ended, Opening, Piece, Sampled, Stop, ToFrontend, id_bytes
+from runtime.scheduler import SchedulerConfig
+from runtime.server.config import EngineSpec, Place, ServerConfig
+from runtime.server.detokenizer import Detokenizer, DetokenizerProcess
+from runtime.server.mail import Inbox
 from runtime.server.stream import StopStrings, TextStream
 from runtime.server.text import byte_level_tokenizer
 
 TOKENIZER = byte_level_tokenizer()
 NEVER = float("nan")
+SIZES = SchedulerConfig(pages=8, page_size=4, max_running=1, max_context=32)
+CONFIG = ServerConfig(model="tiny", vocab_size=259, scheduler=SIZES, policy={}, engine=EngineSpec("none"))
 
 
 def ended(reason: str = "length") -> Ended:
@@ -126,3 +135,54 @@ def test_each_frontend_gets_its_own_and_only_text_that_it_wants() -> None:
     outputs, _ = detokenizer.pieces(message)
     assert [piece.text for piece in outputs["api"]] == ["A"]
     assert [(piece.text, piece.tokens) for piece in outputs["client"]] == [("", id_bytes([66]))]
+
+
+@given(
+    st.lists(st.sampled_from([0x80, 0xBF, 0xC3, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x41, 0xFF]), min_size=70, max_size=300)
+)
+def test_bytes_that_are_no_text_are_shown_as_they_come(data: list[int]) -> None:
+    stream = TextStream(TOKENIZER.decode, [])
+    shown = "".join([stream.push([byte]) for byte in data])
+    assert shown + stream.finish() == TOKENIZER.decode(data)
+
+
+def test_the_work_for_a_token_does_not_grow_with_bytes_that_are_no_text() -> None:
+    decoded: list[int] = []
+
+    def decode(ids: Sequences[int]) -> str:
+        decoded.append(len(ids))
+        return TOKENIZER.decode(ids)
+
+    stream = TextStream(decode, [])
+    shown = "".join([stream.push([0x80]) for _ in range(1000)]) + stream.finish()
+    assert shown == "\ufffd" * 1000
+    assert max(decoded) < 100
+
+
+class Fixed(Inbox):
+    """An inbox that holds just this."""
+
+    def __init__(self, *batches: list[Any]) -> None:
+        self._batches = list(batches)
+
+    def take(self) -> list[Any]:
+        return self._batches.pop(0) if self._batches else []
+
+    def wait(self, timeout_s: float | None = None) -> list[Any]:
+        del timeout_s
+        return self.take()
+
+    def close(self) -> None:
+        assert not self._batches
+
+
+def test_what_the_worker_sent_before_the_end_is_told_though_the_end_is_read_first(tmp_path: Path) -> None:
+    process = DetokenizerProcess(Place("detokenizer", str(tmp_path), CONFIG))
+    client = Inbox(tmp_path, "client", ToFrontend)
+    process._inbox.close()
+    process._inbox = Fixed([Stop(), Opening(1, "client", b"", [], True)], [sampled(1, [65], ended())])
+    process.run()
+    (output,) = client.wait(5.0)
+    assert text_of(output.pieces) == "A"
+    assert output.pieces[-1].ended is not None
+    client.close()

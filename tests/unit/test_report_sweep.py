@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.metrics.files import RunError
-from harness.report.sweep import Cell, load_cells, sweep_data, varied
+from harness.report.sweep import Cell, load_cells, varied
+from harness.report.sweep_page import sweep_data
 
 
 def cell(knobs, ttft_s=None, path="0"):

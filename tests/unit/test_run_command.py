@@ -241,6 +241,12 @@ def test_sessions_wait_for_the_turn_before(tmp_path: Path) -> None:
     assert (later["arrival_s"].to_numpy() >= ended).all()
 
 
+def test_think_times_that_nobody_waits_out_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.csv").write_text("arrival_s,prompt_tokens,output_tokens,session_id,think_s\n0,9,2,1,0\n1,9,2,1,5\n")
+    assert run("trace.path=s.csv", "hydra.run.dir=run") == 0
+    assert "think_s without parent_id: no request waits for another" in capsys.readouterr().out
+
+
 def test_a_closed_loop_keeps_to_its_concurrency(tmp_path: Path) -> None:
     words = ["trace=generated", "trace.generate.requests=80", "workload=closed", "workload.concurrency=4"]
     assert run(*words, "hydra.run.dir=run") == 0

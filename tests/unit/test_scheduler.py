@@ -36,6 +36,14 @@ def test_a_stop_token_is_the_last(in_flight: bool) -> None:
     assert len(record.steps) == first + 1 + in_flight, "a step in flight was surplus"
 
 
+def test_a_stop_token_ends_a_request_also_where_its_length_would() -> None:
+    asked = Asked(0, (1, 2, 3), 30)
+    stop = asked.output()[4]
+    tokens = asked.output().index(stop) + 1
+    record = drive(scenario(Asked(0, (1, 2, 3), tokens, stop_ids=frozenset({stop}))))
+    assert record.reasons == {0: "stop"}
+
+
 @pytest.mark.parametrize("page_size", [1, 4])
 def test_equal_prompts_in_flight_share_from_the_second_chunk_of_neither(page_size: int) -> None:
     """Both compute the prompt; the cache keeps one copy, and each reads its own pages to its end."""

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers")
 
+from tokenizers import Tokenizer, decoders, models, normalizers
+
 from runtime.messages import ChatTurn
 from runtime.server.config import ServerError
-from runtime.server.text import TemplateError, byte_level_tokenizer, load_tokenizer
+from runtime.server.text import TemplateError, TextTokenizer, byte_level_tokenizer, load_tokenizer
 
 BYTES = byte_level_tokenizer()
 
@@ -63,6 +65,30 @@ def test_a_template_in_its_own_file_goes_first_and_may_refuse(tmp_path: Path) ->
         tokenizer.encode_chat([ChatTurn("system", "Hi")])
 
 
+def test_a_template_is_told_what_the_client_wants_and_keeps_the_conversation(tmp_path: Path) -> None:
+    BYTES.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{{ messages[0].content }}{% if enable_thinking is defined and not enable_thinking %} no{% endif %}"
+        "{{ eos_token }}"
+    )
+    tokenizer = load_tokenizer(str(tmp_path))
+    turns = [ChatTurn("user", "Hi")]
+    assert tokenizer.encode_chat(turns) == [*b"Hi", 258]
+    assert tokenizer.encode_chat(turns, {"enable_thinking": False}) == [*b"Hi no", 258]
+    assert tokenizer.encode_chat(turns, {"messages": "", "eos_token": "x"}) == [*b"Hi", 258]
+
+
+@pytest.mark.parametrize(("known", "text"), [("", "[Be kind.]"), ("developer", "Be kind.")])
+def test_what_a_developer_says_is_not_lost(tmp_path: Path, known: str, text: str) -> None:
+    BYTES.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for message in messages %}{% if message.role == 'system' %}[{{ message.content }}]"
+        "{% elif message.role == '" + known + "' %}{{ message.content }}{% endif %}{% endfor %}"
+    )
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.encode_chat([ChatTurn("developer", "Be kind.")]) == list(text.encode())
+
+
 def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path: Path) -> None:
     BYTES.save(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
@@ -83,3 +109,40 @@ def test_folders_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(TemplateError, match="/v1/completions"):
         load_tokenizer(str(tmp_path)).encode_chat([ChatTurn("user", "Hi")])
+
+
+def test_a_prompt_is_never_cut_or_filled_up(tmp_path: Path) -> None:
+    BYTES.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        "strategy": {"Fixed": 40},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 256,
+        "pad_type_id": 0,
+        "pad_token": "<|endoftext|>",
+    }
+    file.write_text(json.dumps(content))
+    assert load_tokenizer(str(tmp_path)).encode("Once upon a time") == list(b"Once upon a time")
+
+
+@pytest.mark.parametrize("character", ["a", "é", "🙂", "\ufffd"])
+def test_part_of_a_character_has_its_own_bytes(character: str) -> None:
+    """Their concatenation is the text: what OpenAI's logprobs promise."""
+    assert b"".join(BYTES.token_text(token)[1] for token in BYTES.encode(character)) == character.encode()
+    assert BYTES.token_text(258) == ("<|im_end|>", b"<|im_end|>")
+
+
+def test_so_it_has_where_bytes_are_what_no_piece_covers() -> None:
+    """As SentencePiece's tokenizers have it: Llama 2, Mistral."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"a": 256, "\u2581": 257}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    text = TextTokenizer(tokenizer, frozenset(), None, {})
+    ids = text.encode("a a é")
+    assert b"".join(text.token_text(token)[1] for token in ids) == "a a é".encode()

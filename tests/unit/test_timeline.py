@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import warnings
 
 import msgspec
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.metrics.schema import complete_requests, complete_steps
+from harness.metrics.schema import NULL, complete_requests, complete_steps
 from harness.report import timeline
+from harness.report.timeline import _nanoseconds
 
 MOMENTS = (
     "sent_s",
@@ -186,6 +188,12 @@ def test_of_many_requests_an_even_sample_is_drawn_and_it_says_so(tmp_path):
     assert len(drawn) == timeline.MOST_REQUESTS
     assert (min(drawn), max(drawn)) == (100, 100 + n - 1)
     check_rules(document)
+
+
+def test_a_time_that_no_clock_holds_is_drawn_at_the_end(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _nanoseconds(np.array([1e300, np.nan, 1.5])).tolist() == [9 * 10**18, NULL, 1_500_000_000]
 
 
 def test_the_same_columns_give_the_same_bytes(tmp_path):

@@ -11,13 +11,14 @@ import pytest
 
 from harness import cli
 from harness.commands import trace as command
-from harness.commands.trace import main
+from harness.commands.trace import MOST_WINDOWS, _window_s, main
 from traces import catalog
 from traces.errors import TraceError
 from traces.generate import Distribution, SyntheticWorkload, generate
 from traces.load import bundled, load, locate
 from traces.readers import read
 from traces.schema import Trace
+from traces.stats import describe
 from traces.writers import write
 
 BUNDLED = Path(__file__).parents[2] / "traces" / "bundled"
@@ -191,6 +192,18 @@ def test_fetch_shows_progress_and_says_where_it_lies(
     out = capsys.readouterr().out
     assert f"azure_conv_2023: {tmp_path}/azure_conv_2023\n" in out
     assert f"azure_code_2023: {tmp_path}/azure_code_2023\n" in out
+
+
+@pytest.mark.parametrize(("lasts_s", "window_s"), [(0, 1), (23, 1), (180, 10), (3600, 300), (7 * 86400, 43200)])
+def test_windows_are_round_and_as_many_as_a_person_reads(lasts_s: float, window_s: float) -> None:
+    trace = Trace.build("t", arrival_s=[0, lasts_s], prompt_tokens=[1, 1], output_tokens=[1, 1])
+    assert _window_s(trace) == window_s
+    assert len(describe(trace, _window_s(trace)).window_start_s) <= MOST_WINDOWS
+
+
+def test_the_longest_trace_too_has_few_windows() -> None:
+    trace = Trace.build("t", arrival_s=[0, 1e9], prompt_tokens=[1, 1], output_tokens=[1, 1])
+    assert len(describe(trace, _window_s(trace)).window_start_s) <= MOST_WINDOWS
 
 
 def test_fetch_checks_all_names_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from traces.errors import TraceError
+from traces.load import load
 from traces.readers import FORMATS, read
 
 if TYPE_CHECKING:
@@ -400,6 +403,34 @@ def test_native_by_hand(tmp_path):
 
 
 # what all share
+
+
+def test_who_waits_for_none_may_say_so_by_nothing(tmp_path):
+    header = "arrival_s,prompt_tokens,output_tokens,request_id,parent_id,session_id"
+    csv = read(lines(tmp_path / "a.csv", header, "0,5,2,7,,3", "1,5,2,8,7,3", "2,5,2,9, ,"))
+    first = {
+        "arrival_s": 0,
+        "prompt_tokens": 5,
+        "output_tokens": 2,
+        "request_id": 7,
+        "parent_id": None,
+        "session_id": 3,
+    }
+    later = [{**first, "arrival_s": 1, "request_id": 8, "parent_id": 7}]
+    later += [{**first, "arrival_s": 2, "request_id": 9, "session_id": None}]
+    jsonl = read(lines(tmp_path / "a.jsonl", first, *later))
+    pq.write_table(pa.Table.from_pylist([first, *later]), tmp_path / "a.parquet")
+    for trace in (csv, jsonl, read(tmp_path / "a.parquet")):
+        assert trace.parent_id.tolist() == [-1, 7, -1]
+        assert trace.session_id.tolist() == [3, 3, -1]
+    with pytest.raises(TraceError, match=r"line 2: parent_id is 'x', expected .* -1 or nothing where there is none"):
+        read(lines(tmp_path / "b.csv", header, "0,5,2,7,x,3"))
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines(tmp_path / "mine.csv", "arrival_s,prompt_tokens,output_tokens", "0,5,2")
+    assert len(load("~/mine.csv")) == 1
 
 
 def test_unordered_arrivals_are_sorted_and_noted(tmp_path):

@@ -29,6 +29,7 @@ MISTAKES = [
     ("cache", ["chat", "--plot", "curves.xyz"], "curves.xyz"),
     ("serve", ["backend.device=tpu"], "backend.device=tpu"),
     ("parity", ["--policies", "vlm"], "'policy/vlm'"),
+    ("parity", ["--policies", "order=no_such.Order"], "policy.order.name=no_such.Order"),
     ("calibrate", ["--seconds", "0"], "--seconds 0"),
     ("calibrate", ["from=nowhere.json"], "nowhere.json"),
     ("validate", ["nowhere", "here"], "nowhere"),
