@@ -6,6 +6,9 @@ import os
 import sys
 from importlib import import_module
 
+from harness.extras import not_installed
+
+MISTAKE = 2
 _COMMANDS = {
     "run": ("harness.run", "replay a trace through a backend"),
     "sweep": ("harness.commands.sweep", "every combination of some knobs' values, and one table"),
@@ -59,19 +62,19 @@ def main(argv: list[str] | None = None) -> int:
         _print(_help())
         return 0
     if words[0] not in _COMMANDS:
-        print(  # noqa: T201
-            f"error: {words[0]!r} is no command; choose from {', '.join(_COMMANDS)}", file=sys.stderr
-        )
-        return 2
-    command = import_module(_COMMANDS[words[0]][0])
+        return _say(words, f"{words[0]!r} is no command; choose from {', '.join(_COMMANDS)}")
     try:
-        code: int = command.main(words[1:])
+        code: int = import_module(_COMMANDS[words[0]][0]).main(words[1:])
     except KeyboardInterrupt:
         return 130
     except SystemExit as end:  # argparse, Hydra
         return end.code if isinstance(end.code, int) else 0
+    except ModuleNotFoundError as error:
+        if (said := not_installed(error)) is None:
+            raise
+        return _say(words, said)
     except _user_errors() as error:
-        return _say(words, error)
+        return _say(words, str(error))
     return code
 
 
@@ -82,11 +85,12 @@ def _user_errors() -> tuple[type[ValueError], ...]:
     return USER_ERRORS
 
 
-def _say(words: list[str], error: ValueError) -> int:
-    from harness.errors import say
-
+def _say(words: list[str], mistake: str) -> int:
+    """Print a user's mistake on standard error, in one line; returns the exit code for it."""
     command = words[:2] if words[0] == "trace" else words[:1]
-    return say(error, " ".join(["harness", *command]) if words[0] in _NAMED else "error")
+    speaker = " ".join(["harness", *command]) if words[0] in _NAMED else "error"
+    print(f"{speaker}: {' '.join(mistake.split())}", file=sys.stderr)  # noqa: T201
+    return MISTAKE
 
 
 def _help() -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import fields
+from typing import TYPE_CHECKING, cast
 
-from harness.config import ExperimentConfig, conf_dir
+from harness.config import ConfigError, ExperimentConfig, conf_dir
+from harness.knob_names import nearest, no_such_knob
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 QUOTING = """Quote a value with spaces or any of ~,=()[]{} twice: "trace.path='my file.csv'\""""
 
@@ -13,10 +18,13 @@ def register() -> None:
     """Tell Hydra our schema and where a user's own files are; twice is as good as once."""
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
+    from omegaconf import OmegaConf
 
+    from harness.naming import run_name
     from harness.user_conf import UserConfiguration
 
     ConfigStore.instance().store("schema", ExperimentConfig)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     Plugins.instance().register(UserConfiguration)
 
 
@@ -28,9 +36,6 @@ def compose(overrides: list[str]) -> ExperimentConfig:
     """
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    from harness.config import ConfigError
 
     register()
     try:
@@ -38,7 +43,31 @@ def compose(overrides: list[str]) -> ExperimentConfig:
             config = hydra.compose("config", overrides=[*overrides, "name=composed"])
     except HydraException as error:
         raise ConfigError(one_line(error)) from error
-    return cast("ExperimentConfig", OmegaConf.to_object(config))
+    return settled(config)
+
+
+def settled(config: DictConfig) -> ExperimentConfig:
+    """A composed configuration as plain dataclasses.
+
+    Raises:
+        ConfigError: It has a knob that no part of ours reads: one that was added with a plus.
+    """
+    from omegaconf import OmegaConf
+
+    found = cast("ExperimentConfig", OmegaConf.to_object(config))
+    for prefix, part in (
+        ("", found),
+        ("trace.", found.trace),
+        ("workload.", found.workload),
+        ("engine.", found.engine),
+    ):
+        known = {field.name for field in fields(part)}
+        for knob in vars(part).keys() - known:
+            meant = nearest(prefix + knob, {prefix + name for name in known})
+            raise ConfigError(
+                f"+{prefix}{knob}: there is no such knob; " + (f"did you mean {meant}?" if meant else "leave it out")
+            )
+    return found
 
 
 def one_line(error: Exception) -> str:
@@ -49,6 +78,8 @@ def one_line(error: Exception) -> str:
     lines = text.split("Config search path")[0].split("\n")
     wanted = [line.strip() for line in lines if not line.strip().startswith(("full_key:", "object_type="))]
     said = " ".join(" ".join(wanted).split())
+    if (unknown := no_such_knob(said)) is not None:
+        return unknown
     if "override_grammar" in said:  # the parser's words help nobody, and the page that it names is of another version
         said = f"an override cannot be read: {said.split(' See http')[0]}. {QUOTING}"
     return said

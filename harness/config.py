@@ -40,7 +40,7 @@ class TraceConfig:
     name: str = "trace"
     path: str | None = None
     format: str | None = None
-    generate: dict[str, Any] | None = None
+    generate: dict[str, Any] = field(default_factory=dict)
     start_s: float | None = None
     end_s: float | None = None
     head: int | None = None
@@ -111,7 +111,8 @@ class ExperimentConfig:
     """One experiment.
 
     Attributes:
-        name: Of the run, in its directory's name.
+        name: Of the run, in its directory's name; of itself it also has what parts of the policy are set one by one,
+            and the backend where that is not ``sim``.
         tp: GPUs that share the model (tensor parallel), a divisor of its heads. Each holds and reads less, which is
             latency and room for KV; every layer waits for the slowest twice.
         backend: Who plays the engine, and what time is.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from harness.cache.errors import CacheError
 from harness.config import ConfigError
 from harness.cost.errors import CostError
@@ -33,17 +31,3 @@ USER_ERRORS = (
     ValidationError,
     WorkloadError,
 )
-
-
-def say(error: ValueError, speaker: str = "error") -> int:
-    """Print a user's mistake on standard error, in one line.
-
-    Args:
-        error: One of ``USER_ERRORS``.
-        speaker: What the line begins with.
-
-    Returns:
-        The exit code for it.
-    """
-    print(f"{speaker}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-    return 2

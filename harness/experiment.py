@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import ConfigError, ExperimentConfig, TraceConfig
+from harness.faults import explained, own_policies
+from harness.generated import generated
 from harness.metrics import files, schema, summary
 from harness.metrics.slo import Slo, hold_to
 from harness.progress import Progress
 from harness.record import RunRecord
 from harness.workload import Workload
 from traces import transforms
+from traces.errors import TraceError
 from traces.load import load
-from traces.schema import Trace
+from traces.schema import NONE, Trace
 
 _BACKENDS = {name: f"harness.backends.{name}" for name in ("sim", "emulate", "runtime", "endpoint")}
 _PACKAGES = ("servetwin", "numpy", "pandas", "pyarrow", "simpy", "hydra-core", "torch", "transformers")
@@ -43,9 +47,11 @@ def at_rate(trace: Trace, config: TraceConfig) -> Trace:
         ValueError: A knob is wrong.
     """
     if config.rate is not None:
-        trace = transforms.at_rate(trace, config.rate)
+        with _said_of(config, "rate"):
+            trace = transforms.at_rate(trace, config.rate)
     if config.rate_scale is not None:
-        trace = transforms.scale_rate(trace, config.rate_scale)
+        with _said_of(config, "rate_scale"):
+            trace = transforms.scale_rate(trace, config.rate_scale)
     return trace
 
 
@@ -55,55 +61,46 @@ def load_at_own_rate(config: TraceConfig) -> Trace:
     Raises:
         ValueError: As there.
     """
-    if config.generate is not None and config.path is None:
-        trace = _generated(config.generate)
+    if config.generate and config.path is None:
+        trace = generated(config.generate)
     else:
         options = {} if config.format is None else {"format": config.format}
         trace = load(config.path or config.name, **options)
+        if (trace.think_s > 0).any() and not (trace.parent_id != NONE).any():
+            trace = trace.noted("think_s without parent_id: no request waits for another, all come at their times")
     if config.start_s is not None or config.end_s is not None:
-        trace = transforms.window(trace, config.start_s or 0.0, config.end_s or float("inf"))
+        with _said_of(config, "start_s", "end_s"):
+            trace = transforms.window(trace, config.start_s or 0.0, config.end_s or float("inf"))
     if config.head is not None:
-        trace = transforms.head(trace, config.head)
+        with _said_of(config, "head"):
+            trace = transforms.head(trace, config.head)
     if config.recover_sessions:
         trace = transforms.recover_sessions(trace)
     if config.sample is not None:
-        trace = transforms.sample(trace, config.sample, config.seed)
+        with _said_of(config, "sample"):
+            trace = transforms.sample(trace, config.sample, config.seed)
     if config.thin is not None:
-        trace = transforms.thin(trace, config.thin, config.seed)
+        with _said_of(config, "thin"):
+            trace = transforms.thin(trace, config.thin, config.seed)
     if config.time_scale is not None:
-        trace = transforms.scale_time(trace, config.time_scale)
+        with _said_of(config, "time_scale"):
+            trace = transforms.scale_time(trace, config.time_scale)
     caps = (config.cap_prompt_tokens, config.cap_output_tokens, config.cap_total_tokens)
     if any(cap is not None for cap in caps):
-        trace = transforms.cap_lengths(trace, *caps)
-    if not len(trace):
-        raise ConfigError(
-            f"trace={trace.name}: no request is left of it; check trace.head, trace.sample and trace.start_s"
-        )
+        with _said_of(config, "cap_prompt_tokens", "cap_output_tokens", "cap_total_tokens"):
+            trace = transforms.cap_lengths(trace, *caps)
     return trace
 
 
-def _generated(knobs: dict[str, Any]) -> Trace:
-    from traces.generate import Distribution, SyntheticWorkload, generate
-
-    given = dict(knobs)
-    lengths_from = given.pop("lengths_from", None)
-    known = {field.name: field for field in fields(SyntheticWorkload)}
-    for knob, value in given.items():
-        if knob not in known:
-            raise ConfigError(f"trace.generate.{knob}: no such knob; choose from {', '.join(known)}")
-        if isinstance(known[knob].default, Distribution):
-            given[knob] = _distribution(Distribution, knob, value)
-    return generate(SyntheticWorkload(**given), lengths_from=None if lengths_from is None else load(lengths_from))
-
-
-def _distribution(kind: Any, knob: str, value: Any) -> Any:
-    if not isinstance(value, dict):
-        return kind.parse(str(value))
-    unknown = set(value) - {field.name for field in fields(kind)}
-    if unknown:
-        choices = ", ".join(field.name for field in fields(kind))
-        raise ConfigError(f"trace.generate.{knob}.{min(unknown)}: no such knob; choose from {choices}")
-    return kind(**value)
+@contextmanager
+def _said_of(config: TraceConfig, *knobs: str) -> Iterator[None]:
+    """While entered, what is wrong with a trace is said of the knobs that asked for it."""
+    try:
+        yield
+    except TraceError as error:
+        values = {knob: getattr(config, knob) for knob in knobs}
+        said = " ".join(f"trace.{knob}={value}" for knob, value in values.items() if value is not None)
+        raise ConfigError(f"{said}: {error}") from None
 
 
 def replay(config: ExperimentConfig, trace: Trace, progress: Callable[[Progress], bool]) -> RunRecord:
@@ -121,7 +118,8 @@ def replay(config: ExperimentConfig, trace: Trace, progress: Callable[[Progress]
     if name not in _BACKENDS:
         raise ConfigError(f"backend.name={name}: no such backend; choose from {', '.join(_BACKENDS)}")
     workload = Workload.of(trace, **asdict(config.workload))
-    record: RunRecord = import_module(_BACKENDS[name]).replay(config, workload, progress)
+    with explained(own_policies(config.policy)):
+        record: RunRecord = import_module(_BACKENDS[name]).replay(config, workload, progress)
     return record
 
 
@@ -133,11 +131,24 @@ def prepare_directory(run_dir: Path, config_yaml: str) -> None:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        for left in (files.SUMMARY, files.ERROR):  # of an earlier run, which would be taken for this one's
+            (run_dir / left).unlink(missing_ok=True)
         (run_dir / files.CONFIG).write_text(config_yaml)
     except OSError as error:
         raise ConfigError(
             f"hydra.run.dir={run_dir}: cannot be written ({error.strerror}); name another, e.g. hydra.run.dir=/tmp/run"
         ) from None
+
+
+def keep_error(run_dir: Path, message: str, details: str = "") -> None:
+    """Write why a run failed into its directory: one line, with details below it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    partial = run_dir / f"{files.ERROR}.partial"
+    partial.write_text(f"{' '.join(message.split())}\n{details}")
+    partial.replace(run_dir / files.ERROR)
 
 
 def write(run_dir: Path, record: RunRecord, slo: Slo, trace: Trace, *, tables: bool = True) -> dict[str, Any]:

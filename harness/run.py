@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from harness.config import ConfigError, ExperimentConfig, conf_dir
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-OK, FAILED, DEGRADED, INTERRUPTED = 0, 1, 3, 130
+OK, FAILED, MISTAKE, DEGRADED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(argv: list[str]) -> int:
@@ -62,40 +62,42 @@ def main(argv: list[str]) -> int:
 
 def _run(config: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from harness.errors import USER_ERRORS, say
+    from harness.compose import settled
+    from harness.errors import USER_ERRORS
+    from harness.naming import header
 
+    now = HydraConfig.get()
+    run_dir = Path(now.runtime.output_dir)
+    several = now.mode is RunMode.MULTIRUN
     console = Console(highlight=False, soft_wrap=True)
-    choices = HydraConfig.get().runtime.choices
-    console.print(
-        f"ServeTwin: trace [bold]{config.trace.path or config.trace.name}[/] through backend [bold]"
-        f"{choices['backend']}[/], policy [bold]{choices['policy']}[/], {config.model.name} on {config.tp}x "
-        f"{config.hardware.name}"
-    )
+    if not several:
+        console.print(header(config, now.runtime.choices, now.overrides.task))
     try:
-        settings = cast("ExperimentConfig", OmegaConf.to_object(config))
-        return _experiment(settings, OmegaConf.to_yaml(config, resolve=True), console)
+        settings = settled(config)
+        config_yaml = OmegaConf.to_yaml(config, resolve=True)
+        return _experiment(settings, config_yaml, run_dir, console, line_only=several)
     except USER_ERRORS as error:  # here, so that with -m the other runs go on
-        return say(error)
+        return _failed(str(error), getattr(error, "details", ""), run_dir)
 
 
-def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) -> int:
-    from hydra.core.hydra_config import HydraConfig
-
+def _experiment(config: ExperimentConfig, config_yaml: str, run_dir: Path, console: Console, *, line_only: bool) -> int:
     from harness import experiment
+    from harness.faults import in_one_line
     from harness.interrupt import Interrupt
     from harness.metrics.slo import Slo
     from harness.progress import Progress, ProgressLine
-    from harness.report.console import final_block
+    from harness.report.console import final_block, final_line
 
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
     slo = Slo(**config.slo)
     experiment.prepare_directory(run_dir, config_yaml)
     trace = experiment.load_trace(config.trace)
-    for note in trace.notes:
-        console.print(f"  {note}", style="dim", markup=False)
+    if not line_only:
+        for note in trace.notes:
+            console.print(f"  {note}", style="dim", markup=False)
     with Interrupt() as interrupt, ProgressLine(console) as line:
 
         def watch(progress: Progress) -> bool:
@@ -104,21 +106,42 @@ def _experiment(config: ExperimentConfig, config_yaml: str, console: Console) ->
 
         record = experiment.replay(config, trace, watch)
     summary = experiment.write(run_dir, record, slo, trace)
-    console.print(final_block(summary), markup=False)
+    if line_only:
+        console.print(f"{run_dir.name}: {final_line(summary)}", markup=False)
+    else:
+        console.print(final_block(summary), markup=False)
     refused = [error for error in record.requests["error"] if error]
     if refused:
         console.print(f"{len(refused):,} requests did not end well, the first: {refused[0]}", markup=False)
-    for note in record.notes:
-        console.print(note, style="dim", markup=False)
-    console.print(f"Run directory: {_shortest(run_dir)}", markup=False)
+    if not line_only:
+        for note in record.notes:
+            console.print(note, style="dim", markup=False)
+        console.print(f"Run directory: {_shortest(run_dir)}", markup=False)
     if record.failure is not None:
-        print(f"error: {record.failure}", file=sys.stderr)  # noqa: T201
+        _failed(in_one_line(record.failure, config.policy), record.failure, run_dir)
         console.print("The tables hold what was measured before, marked incomplete.", style="bold")
         return FAILED
     if not record.complete:
         console.print("Interrupted: the tables hold what was measured so far, marked incomplete.", style="bold")
         return INTERRUPTED
     return DEGRADED if summary["load"].get("degraded") else OK
+
+
+def _failed(why: str, details: str, run_dir: Path) -> int:
+    """Say why a run failed, and keep it beside the run's configuration; returns the exit code for a mistake."""
+    from harness import experiment
+    from harness.metrics.files import CONFIG, ERROR
+
+    line = " ".join(why.split())
+    if (run_dir / CONFIG).is_file():
+        try:
+            experiment.keep_error(run_dir, line, details)
+        except OSError:  # a full disk, which may be why
+            details = ""
+        if "\n" in details:
+            line += f"; more in {_shortest(run_dir / ERROR)}"
+    print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    return MISTAKE
 
 
 def _shortest(path: Path) -> Path:

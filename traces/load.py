@@ -27,18 +27,19 @@ def locate(source: str) -> Path:
     Raises:
         TraceError: It is none of these, or not fetched yet.
     """
-    if Path(source).exists():
-        return Path(source)
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
     if source in bundled():
         return bundled()[source]
     if source not in catalog.catalog():
         raise TraceError(
             f"trace {source!r} is no file and no known name: `python -m harness trace list` shows the names"
         )
-    path = catalog.find(source)
-    if path is None:
+    found = catalog.find(source)
+    if found is None:
         raise TraceError(f"trace {source!r} is not here yet: `python -m harness trace fetch {source}` gets it")
-    return path
+    return found
 
 
 def load(source: str, **options: Any) -> Trace:

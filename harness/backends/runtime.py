@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.backends.host_memory import check_host_memory
 from harness.backends.served import serve_and_play
 from harness.config import ConfigError, ExperimentConfig
 from harness.cost.model import ModelShape
@@ -45,9 +46,11 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
         progress: Told how far it is; says whether to go on.
 
     Raises:
-        ValueError: A knob is wrong, torch is not installed, or the server did not start.
+        ValueError: A knob is wrong, or the server did not start.
+        ModuleNotFoundError: torch is not installed.
     """
     runtime = runtime_of(config)
+    check_host_memory(config, runtime.scheduler, random="seed" in runtime.engine.options)
     return serve_and_play(config, workload, runtime.scheduler, runtime.engine, runtime.vocab_size, progress)
 
 
@@ -57,13 +60,16 @@ def runtime_of(config: ExperimentConfig) -> Runtime:
     A model folder with safetensors is loaded, any other model gets random weights.
 
     Raises:
-        ValueError: A knob is wrong, or torch is not installed.
+        ValueError: A knob is wrong.
+        ModuleNotFoundError: torch is not installed.
     """
     if find_spec("torch") is None:
-        raise ConfigError("backend=runtime needs torch: pip install 'servetwin[runtime]', or take backend=sim")
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")  # now: only its processes import it
     engine, settings = config.engine, config.backend
     if settings["device"] not in _DEVICES:
         raise ConfigError(f"backend.device={settings['device']}: choose from {', '.join(_DEVICES)}")
+    if engine.page_size < 1:
+        raise ConfigError(f"engine.page_size={engine.page_size}: at least 1 token")
     shape = ModelShape.from_config(config.model)
     shape.check_tp(config.tp)
     pages, fits = engine.pages, {}

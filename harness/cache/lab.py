@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import multiprocessing
+import signal
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,8 @@ from harness.cache.replay import replay_hits
 from harness.cache.reuse import find_reuse
 from harness.cache.stack import lru_hits
 from harness.cache.work import prefill_flops
+from harness.faults import PolicyFault, explained, own_policy
+from harness.workers import worker_pool
 from policies.errors import PolicyError
 from policies.registry import PARTS, build, find
 
@@ -75,18 +77,29 @@ class PolicySpec:
             spec.eviction(block_size=1)
         return spec
 
+    @property
+    def own(self) -> dict[str, type]:
+        """Its class by what was written, where that is one of the user's own."""
+        if self.name in PARTS["eviction"].builtin:
+            return {}
+        return own_policy("eviction", self.name, f"--policies {self.text}")
+
     def eviction(self, block_size: int) -> Eviction:
         """A fresh policy for a tree that counts blocks: lengths in tokens become lengths in blocks.
 
         Raises:
             CacheError: It cannot be found or built.
+            PolicyFault: It is one of the user's own, and raises when it is imported or built.
         """
         try:
-            parameters: dict[str, Any] = dict(self.parameters)
-            for knob, parameter in inspect.signature(find("eviction", self.name)).parameters.items():
-                if knob.endswith(TOKENS):
-                    parameters[knob] = parameters.get(knob, parameter.default) / block_size
-            policy: Eviction = build("eviction", self.name, parameters)
+            with explained(self.own):
+                parameters: dict[str, Any] = dict(self.parameters)
+                for knob, parameter in inspect.signature(find("eviction", self.name)).parameters.items():
+                    if knob.endswith(TOKENS):
+                        parameters[knob] = parameters.get(knob, parameter.default) / block_size
+                policy: Eviction = build("eviction", self.name, parameters)
+        except PolicyFault:
+            raise
         except PolicyError as error:
             also = "" if self.name in PARTS["eviction"].builtin else f". Or {BELADY}, the clairvoyant bound"
             raise CacheError(f"--policies {self.text}: {error}{also}") from error
@@ -165,16 +178,12 @@ def compare(
         for task in tasks:
             keep(task, hits_at(samples[task[0]], *task[1:]))
     else:
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with worker_pool(jobs, option="--jobs", stop=signal.SIGTERM) as pool:
             futures: dict[Future[IntArray], tuple[int, PolicySpec, list[int]]] = {
                 pool.submit(hits_at, samples[task[0]], *task[1:]): task for task in tasks
             }
-            try:
-                for future in as_completed(futures):
-                    keep(futures[future], future.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            for future in as_completed(futures):
+                keep(futures[future], future.result())
     cells = []
     for spec, passes in asked:
         for size in [size for some in passes for size in some]:
@@ -186,13 +195,18 @@ def compare(
 
 
 def hits_at(accesses: Accesses, spec: PolicySpec, sizes: Sequence[int]) -> IntArray:
-    """Blocks found at the front of each prompt at each size: shape (sizes, requests)."""
+    """Blocks found at the front of each prompt at each size: shape (sizes, requests).
+
+    Raises:
+        PolicyFault: A policy of the user's own raised something.
+    """
     if spec.name == LRU:
         return lru_hits(find_reuse(accesses), sizes)
     if spec.name == BELADY:
         reuse, horizon = find_reuse(accesses), spec.parameters.get("horizon")
         return np.stack([belady_hits(reuse, size, None if horizon is None else int(horizon)) for size in sizes])
-    return np.stack([replay_hits(accesses, spec.eviction(accesses.block_size), size) for size in sizes])
+    with explained(spec.own):
+        return np.stack([replay_hits(accesses, spec.eviction(accesses.block_size), size) for size in sizes])
 
 
 def ratios(accesses: Accesses, hits: IntArray, model: ModelShape) -> tuple[float, float]:

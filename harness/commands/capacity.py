@@ -55,8 +55,8 @@ def main(argv: list[str]) -> int:
     ]
     common = _common(cells)
     names = [" ".join(cell.words) or common for cell in cells]
-    slo = cells[0].config.slo.get("name")
-    console.print(f"Capacity: the highest rate at which {arguments.attainment:.4g} of the requests meet SLO {slo}")
+    slo = _slos(cells)
+    console.print(f"Capacity: the highest rate at which {100 * arguments.attainment:.4g} % of the requests meet {slo}")
     errors = _search(cells, names, searches, arguments.workers, console)
     console.print(_table(cells, names, searches))
     for name, error in errors.items():
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     if found and arguments.plot is not None:
         from harness.sweep.capacity_plot import plot_attainment
 
-        plot_attainment(found, f"{common}: SLO {slo}", arguments.plot)
+        plot_attainment(found, f"{common}\n{slo}", arguments.plot)
         console.print(f"Plot: {arguments.plot}", markup=False)
     return 0 if all(search.best and search.above for search in searches) else 1
 
@@ -103,7 +103,8 @@ def _search(
 
     from harness.errors import USER_ERRORS
     from harness.sweep.capacity import ProbeTask, probe
-    from harness.sweep.pool import default_workers, worker_pool
+    from harness.sweep.pool import default_workers
+    from harness.workers import worker_pool
 
     errors: dict[str, str] = {}
     if workers is None:
@@ -150,7 +151,7 @@ def _table(cells: list[GridCell], names: list[str], searches: list[Search]) -> T
     for heading in (*headings, "what gives", "arrivals last s", "probes"):
         table.add_column(heading, justify="right", no_wrap=heading == "95 % interval")
     for cell, name, search in zip(cells, names, searches, strict=True):
-        best, above = search.best, search.above
+        best, above, capacity = search.best, search.above, search.capacity
         if best is None:
             rate = "none" if above is None else f"< {above.rate:.3g}"
             table.add_row(name, rate, *["-"] * 6, _word(limiting(above)), "-", str(len(search.probes)))
@@ -158,9 +159,9 @@ def _table(cells: list[GridCell], names: list[str], searches: list[Search]) -> T
         (low, high), lowest = search.interval(), min(probe.rate for probe in search.probes)
         table.add_row(
             name,
-            f"{best.rate:.3g}" if above else f"> {best.rate:.3g}",
-            f"{'< ' if low <= lowest else ''}{low:.3g} to {high:.3g}" if above else "-",
-            f"{best.rate / cell.config.tp:.3g}",
+            f"> {best.rate:.3g}" if capacity is None else f"{capacity:.3g}",
+            "-" if capacity is None else f"{'< ' if low <= lowest else ''}{low:.3g} to {high:.3g}",
+            f"{(capacity or best.rate) / cell.config.tp:.3g}",
             f"{best.attainment:.1%}",
             _figure(best.output_tokens_per_s),
             _figure(best.ttft_p99_s, 1e3),
@@ -175,6 +176,12 @@ def _table(cells: list[GridCell], names: list[str], searches: list[Search]) -> T
 def _remarks(cells: list[GridCell], names: list[str], searches: list[Search], console: Console) -> None:
     from harness.metrics.slo import Slo
 
+    target = f"{100 * searches[0].target:.4g} %"
+    console.print(
+        f"req/s: where the share that meets the SLO falls below {target}, between two rates that were tried; "
+        "SLO met to TPOT p99: at the highest rate tried that met it.",
+        soft_wrap=True,
+    )
     console.print(
         "Interval: what chance in these requests leaves (blocks of them drawn anew), not how another day would differ.",
         soft_wrap=True,
@@ -207,6 +214,14 @@ def _save(searches: list[tuple[str, Search]], path: Path) -> None:
     from harness.sweep.capacity import frame
 
     save_table(pd.DataFrame(frame(searches)), path)
+
+
+def _slos(cells: list[GridCell]) -> str:
+    """What the requests have to meet, with its limits, where it is the same everywhere."""
+    from harness.metrics.slo import Slo
+
+    said = list(dict.fromkeys(str(Slo(**cell.config.slo)) for cell in cells))
+    return said[0] if len(said) == 1 else "the SLO of each"
 
 
 def _common(cells: list[GridCell]) -> str:

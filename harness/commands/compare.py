@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from harness.metrics.compare import Cell, Comparison, Row
+    from harness.metrics.files import Run
+    from harness.metrics.importers.imported import ImportedRun
 
 EXAMPLE = """\
 examples:
   python -m harness run policy=radix hydra.run.dir=runs/radix
   python -m harness run policy=naive hydra.run.dir=runs/naive
   python -m harness compare runs/radix runs/naive
+  python -m harness compare runs/2026-11-22/*
   python -m harness compare runs/radix vllm_result.json artifacts/aiperf benchmarks.json
 """
 FROM_SEND = {"ttft_s": "ttft_from_send_s", "e2e_s": "e2e_from_send_s"}
@@ -36,16 +39,17 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
 
-    from harness.metrics.compare import compare, measured
-    from harness.metrics.importers.load import load_runs
+    from harness.metrics.compare import CompareError, compare, measured
     from harness.metrics.schema import ended_ok
     from harness.report.figure import check_format
     from harness.report.latency_plot import TITLES, plot_cdfs
 
     check_format(arguments.plot)
-    runs = [run for path in arguments.runs for run in load_runs(path)]
+    runs, skipped = _with_results(arguments.runs)
+    if len(runs) < 2 and skipped:
+        raise CompareError(f"compare needs two runs or more; of these it skipped {'; '.join(skipped)}")
     comparison = compare(runs)
-    beside = arguments.runs[0] if arguments.runs[0].is_dir() else arguments.runs[0].parent
+    beside = runs[0].path if runs[0].path.is_dir() else runs[0].path.parent
     plot = arguments.plot or beside / "compare.png"
     curves = {}
     for name, run in zip(comparison.names, runs, strict=True):
@@ -60,9 +64,31 @@ def main(argv: Sequence[str]) -> int:
     console = table_console()
     console.print(_table(comparison))
     plotted = [f"Plot: {plot}"] if curves else []
-    for note in (_pairing(comparison), *comparison.notes, *plotted):
+    for note in (_pairing(comparison), *comparison.notes, *(f"Skipped {each}" for each in skipped), *plotted):
         console.print(note, soft_wrap=True, markup=False)
     return 0
+
+
+def _with_results(paths: Sequence[Path]) -> tuple[list[Run | ImportedRun], list[str]]:
+    """The runs to compare, and what a pattern such as ``runs/DAY/*`` names too, with why it is left out."""
+    from harness.metrics.compare import CompareError, measured
+    from harness.metrics.files import why_no_run
+    from harness.metrics.importers import aiperf
+    from harness.metrics.importers.load import load_runs
+
+    kept, skipped = [], []
+    for path in paths:
+        why = why_no_run(path)
+        if why is not None and not any((path / name).is_file() for name in (aiperf.RECORDS, aiperf.FIGURES)):
+            skipped.append(f"{path}: {why}")
+            continue
+        for run in load_runs(path):
+            try:
+                measured(run)
+                kept.append(run)
+            except CompareError as error:
+                skipped.append(str(error))
+    return kept, skipped
 
 
 def _parser() -> argparse.ArgumentParser:

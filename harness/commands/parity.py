@@ -15,11 +15,12 @@ example:
   python -m harness parity
   python -m harness parity --policies radix,vllm --backends sim,emulate,runtime,runtime:2 trace=mooncake_conversation
   python -m harness parity --policies order=vtc,eviction=arc,all --backends sim,runtime
+  python -m harness parity --policies order=my_orders.Longest --backends sim,runtime
 
 Everything arrives at once and outputs are the trace's, so that time plays no part; KV is small enough to force
 evictions and preemptions. Overrides are those of harness run. runtime:2 is the runtime with tp=2. A policy is a bundle,
-or vllm's with one part replaced (order=vtc); all: every built-in part so. Exit code 1 where a backend decides otherwise
-than the first.
+or vllm's with one part replaced, by a choice (order=vtc) or a class of your own; all: every built-in part so. Exit code
+1 where a backend decides otherwise than the first.
 """
 _POLICIES = "radix,naive,sglang,vllm,sarathi"
 _BASE = "vllm"  # of which one part is replaced: it evicts and preempts
@@ -91,12 +92,18 @@ def _replay(policy: str, backend: str, overrides: list[str]) -> RunRecord:
     from traces.schema import NONE
 
     name, _, tp = backend.partition(":")
-    chosen = [f"policy={_BASE}", f"policy/{policy}"] if "=" in policy else [f"policy={policy}"]
+    chosen = [f"policy={_BASE}", _part(policy)] if "=" in policy else [f"policy={policy}"]
     config = compose([*chosen, f"backend={name}", f"tp={tp or 1}", *_DEFAULTS, *overrides])
     trace = load_trace(config.trace)
     # A later turn would wait for the end of the one before, and so for a clock.
     alone = trace.with_columns(parent_id=np.full(len(trace), NONE), think_s=np.zeros(len(trace)))
     return replay(config, alone, lambda _: True)
+
+
+def _part(word: str) -> str:
+    """The override that sets one part of the policy: a choice by its file, a class of the user's own by its path."""
+    part, _, name = word.partition("=")
+    return f"policy.{part}.name={name}" if "." in name else f"policy/{part}={name}"
 
 
 def _verdict(first: RunRecord, other: RunRecord) -> str:

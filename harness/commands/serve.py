@@ -100,12 +100,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(arguments: argparse.Namespace) -> ServerConfig:
+    from harness.backends.host_memory import check_host_memory
     from harness.backends.runtime import runtime_of
     from harness.compose import compose
     from runtime.server.config import ServerConfig
 
     config = compose([*_DEFAULTS, *arguments.overrides])
     runtime = runtime_of(config)
+    check_host_memory(config, runtime.scheduler, random="seed" in runtime.engine.options)
     name = str(config.model["name"]) if runtime.folder is None else runtime.folder.name
     return ServerConfig(
         model=arguments.name or name,

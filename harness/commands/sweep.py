@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from harness.sweep.cell import CellTask, Status
 
+MOST_NAMED = 10  # of the files that have changed
+
 _EXAMPLE = """\
 examples:
   python -m harness sweep policy=radix,vllm trace.rate=1,2,4
@@ -51,12 +53,12 @@ def main(argv: list[str]) -> int:
     with locked(directory, "lock" if arguments.share is None else f"lock.{arguments.share.replace('/', '_of_')}"):
         todo = open_tasks(tasks, arguments.retry)
         console.print(f"Sweep of {len(tasks):,} cells{_before(tasks, todo)}: {directory}", markup=False)
-        if (changed := changed_since(tasks)) is not None:
-            said = f"{changed} has changed since some of these were run: remove {directory} to run them again"
-            console.print(said, style="yellow", markup=False, soft_wrap=True)
+        changed = changed_since(tasks)
+        _warn(changed, directory, console)
         interrupted = not _run(todo, arguments, directory, console)
         if arguments.share is None:
             _conclude(directory, arguments.plot, console)
+            _warn(changed, directory, console)  # again: the table has pushed it away
     if interrupted:
         console.print("Interrupted: what has ended is kept, and the same command goes on.", style="bold")
         return 130
@@ -98,6 +100,21 @@ def _before(tasks: dict[str, CellTask], todo: list[CellTask]) -> str:
     there, failed = len(tasks) - again, again - len(todo)
     said = f", {there:,} of them there already" if there else ""
     return said + (f", {failed:,} failed before (--retry runs them again)" if failed else "")
+
+
+def _warn(changed: list[Path], directory: Path, console: Console) -> None:
+    """Say that cells which are kept may be of another program."""
+    if changed:
+        names = ", ".join(str(_shortest(path)) for path in changed[:MOST_NAMED])
+        more = f" and {len(changed) - MOST_NAMED} more files" if len(changed) > MOST_NAMED else ""
+        have = "has" if len(changed) == 1 else "have"
+        said = f"OLD RESULTS: {names}{more} {have} changed since some of these were run; "
+        said += f"remove {directory} to run them again"
+        console.print(said, style="yellow", markup=False, soft_wrap=True)
+
+
+def _shortest(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _run(todo: list[CellTask], arguments: argparse.Namespace, directory: Path, console: Console) -> bool:

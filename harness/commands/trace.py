@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from traces.stats import Stats
 
 MOST_WINDOWS = 24  # that a person reads; the plot shows all
+WINDOWS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
 STATS_EXAMPLE = """\
 example:
   python -m harness trace stats conversation_trace.jsonl --plot conversation.png
@@ -96,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     stats = command("stats", "Describe a trace: a table and a plot.", STATS_EXAMPLE)
     stats.add_argument("trace", metavar="TRACE", help="a file, or a name that `trace list` shows")
     stats.add_argument("--plot", type=Path, metavar="FILE", help="save a plot (.png, .svg, .pdf)")
-    stats.add_argument("--window-s", type=float, default=600.0, metavar="S", help="windows of the hit ratio (600 s)")
+    stats.add_argument(
+        "--window-s", type=float, metavar="S", help="windows of the hit ratio (a round time, some 20 of them)"
+    )
     stats.set_defaults(run=_stats)
 
     convert = command("convert", "Read a trace, change it, write it in another format.", CONVERT_EXAMPLE)
@@ -197,7 +200,7 @@ def _stats(arguments: argparse.Namespace) -> None:
 
     check_format(arguments.plot)
     trace = load(arguments.trace)
-    stats = describe(trace, arguments.window_s)
+    stats = describe(trace, _window_s(trace) if arguments.window_s is None else arguments.window_s)
     console = table_console()
     console.print(f"Trace {trace.name}", soft_wrap=True, markup=False)
     for table in _tables(stats):
@@ -209,6 +212,12 @@ def _stats(arguments: argparse.Namespace) -> None:
 
         plot_trace(trace, stats, arguments.plot)
         console.print(f"Plot: {arguments.plot}", soft_wrap=True, markup=False)
+
+
+def _window_s(trace: Trace) -> float:
+    """The shortest round time of which a person can read all windows."""
+    lasts_s = float(trace.arrival_s[-1] - trace.arrival_s[0])
+    return next((window_s for window_s in WINDOWS_S if lasts_s < window_s * MOST_WINDOWS), lasts_s / (MOST_WINDOWS - 1))
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -75,13 +75,13 @@ def kv_capacity(
         CostConfigError: An argument is out of range, or ``tp`` does not divide the model.
     """
     if not 0.0 < memory_fraction <= 1.0:
-        raise CostConfigError(f"memory_fraction={memory_fraction!r} must be above 0 and at most 1")
+        raise CostConfigError(f"engine.memory_fraction={memory_fraction!r} must be above 0 and at most 1")
     if page_size < 1:
-        raise CostConfigError(f"page_size={page_size!r} must be at least 1 token")
+        raise CostConfigError(f"engine.page_size={page_size!r} must be at least 1 token")
     if pages is not None and pages < 1:
-        raise CostConfigError(f"pages={pages!r} must be at least 1, or null to derive them from memory")
+        raise CostConfigError(f"engine.pages={pages!r} must be at least 1, or null to derive them from memory")
     if workspace_bytes < 0:
-        raise CostConfigError(f"workspace_bytes={workspace_bytes!r} must be 0 or more")
+        raise CostConfigError(f"engine.workspace_bytes={workspace_bytes!r} must be 0 or more")
     weights = sum(model.weight_bytes(weight_dtype, tp).values())
     page_bytes = page_size * model.kv_bytes_per_token(tp, kv_dtype)
     usable = int(hardware.memory_bytes * memory_fraction)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 REQUESTS, STEPS, TOKENS = "requests.parquet", "steps.parquet", "tokens.parquet"
 CONFIG, SUMMARY, ENVIRONMENT = "config.yaml", "summary.json", "environment.json"
+ERROR = "error.txt"  # of a run that failed: one line that says why, then details
 
 
 class RunError(ValueError):
@@ -109,6 +110,15 @@ def load_run(path: Path | str) -> Run:
             f"{path} is not a run directory: it has no {', no '.join(missing)}; give one that `harness run` wrote"
         )
     return Run(path, config=_read_config(path / CONFIG), summary=read_summary(path / SUMMARY))
+
+
+def why_no_run(path: Path) -> str | None:
+    """Why a directory that is there holds no run with results; None where it does, or is not there."""
+    if not path.is_dir() or (path / SUMMARY).is_file():
+        return None
+    if (path / ERROR).is_file():
+        return "it failed: " + (path / ERROR).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    return "the run did not end" if (path / CONFIG).is_file() else "no run directory"
 
 
 def read_summary(path: Path) -> dict[str, Any]:

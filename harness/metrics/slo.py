@@ -47,11 +47,21 @@ class Slo:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise SloError(f"slo.{limit}={value}: give a positive number of seconds, or null for no limit")
 
+    def __str__(self) -> str:
+        """``SLO llama3_8b (TTFT <= 2000 ms, TPOT <= 100 ms)``; one that was set limit by limit has no name."""
+        limits = ", ".join(limit_text(limit, value) for limit, value in self.limits.items())
+        return f"SLO {limits}" if self.name == "none" else f"SLO {self.name} ({limits})"
+
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are set, seconds by name."""
         values = {limit: getattr(self, limit) for limit in _COLUMN}
         return {limit: value for limit, value in values.items() if value is not None}
+
+
+def limit_text(limit: str, value_s: float) -> str:
+    """A limit as a person reads it: ``TTFT <= 2000 ms``."""
+    return f"{limit.removesuffix('_s').upper()} <= {value_s * 1e3:g} ms"
 
 
 def was_sent(requests: Columns) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.metrics.slo import limit_text
 from harness.report.terminal import UNKNOWN
 
 if TYPE_CHECKING:
@@ -48,6 +49,21 @@ def final_block(summary: Mapping[str, Any]) -> str:
         *_remarks(summary),
     ]
     return "\n".join(lines)
+
+
+def final_line(summary: Mapping[str, Any]) -> str:
+    """A run's summary in one line, for one of many runs."""
+    metrics, throughput, goodput = summary["metrics"], summary["throughput"], summary["goodput"]
+    said = [
+        f"{summary['counts']['ok']:,} requests ok",
+        f"{_figure(throughput['requests_per_s'])} req/s",
+        *([f"goodput {_figure(goodput['requests_per_s'])} req/s"] if goodput["limits"] else []),
+        f"TTFT p50 {_figure(metrics['ttft_s']['p50'], 1e3)} p99 {_figure(metrics['ttft_s']['p99'], 1e3)} ms",
+        f"TPOT p50 {_figure(metrics['tpot_s']['p50'], 1e3)} ms",
+        *(["DEGRADED"] if summary["load"]["degraded"] else []),
+        *(["INCOMPLETE"] if not summary["complete"] else []),
+    ]
+    return ", ".join(said)
 
 
 def _requests(counts: Mapping[str, int]) -> list[str]:
@@ -103,10 +119,10 @@ def _goodput(goodput: Mapping[str, Any]) -> list[str]:
         return []
     by_limit = goodput["attainment_by_limit"]
     return [
-        _rule(f"SLO {goodput['slo']}", "-"),
+        _rule("SLO" if goodput["slo"] == "none" else f"SLO {goodput['slo']}", "-"),
         _line("Attainment (% of sent):", goodput["attainment"], 100),
         *(
-            _line(f"{limit.removesuffix('_s').upper()} <= {value * 1e3:g} ms (% of sent):", by_limit[limit], 100)
+            _line(f"{limit_text(limit, value)} (% of sent):", by_limit[limit], 100)
             for limit, value in goodput["limits"].items()
         ),
     ]
@@ -139,8 +155,12 @@ def _line(label: str, value: float | None, scale: float = 1) -> str:
     elif isinstance(value, int) and scale == 1:
         text = str(value)
     else:
-        text = f"{value * scale:.2f}"
+        text = _figure(value, scale)
     return f"{label:<{LABEL_WIDTH}} {text:<10}".rstrip()
+
+
+def _figure(value: float | None, scale: float = 1) -> str:
+    return UNKNOWN if value is None else f"{value * scale:.2f}"
 
 
 def _rule(title: str, fill: str) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v")  # as many as share no factor with the dashes: the pairs differ the longer
 POINTS = 2000  # of a curve, whatever the number of requests
 FORMATS = (".png", ".svg", ".pdf")
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from harness.metrics.compare import CompareError, compare, run_names
 from harness.metrics.files import CONFIG, RunError, at, load_run
 from harness.report.series import page_series
-from harness.report.sweep import Cell, failed_cells, flat, is_run, load_cells, sweep_data, varied
+from harness.report.sweep import Cell, failed_cells, flat, is_run, load_cells, varied
+from harness.report.sweep_page import sweep_data
 from harness.report.terminal import UNKNOWN
 
 if TYPE_CHECKING:

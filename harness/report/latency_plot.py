@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.report.figure import COLOURS, DASHES, POINTS, duration, save
+from harness.report.figure import COLOURS, DASHES, MARKERS, POINTS, duration, save
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from harness.metrics.schema import Array
 
+MARKS = 8  # on a curve
 TITLES = {
     "ttft_s": "Time to first token",
     "tpot_s": "Time per output token",
@@ -39,7 +40,7 @@ def plot_cdfs(runs: Mapping[str, Mapping[str, Array]], path: Path) -> None:
     panels: Sequence[Axes] = figure.subplots(1, len(TITLES), sharey=True)
     for axes, (column, title) in zip(panels, TITLES.items(), strict=True):
         _draw(axes, title, {name: values[column] for name, values in runs.items()})
-    panels[0].set_ylabel("share of requests")
+    panels[0].set_ylabel("percentile of requests")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
     save(figure, path)
@@ -52,8 +53,17 @@ def _draw(axes: Axes, title: str, values: Mapping[str, Array]) -> None:
     for position, (name, column) in enumerate(values.items()):
         known = column[column > 0]  # a logarithm knows no zero, and NaN is not above it
         curve = np.quantile(known, share) if len(known) else np.full(POINTS, np.nan)
-        style = DASHES[position // len(COLOURS) % len(DASHES)]
-        axes.plot(curve, share, style, label=name, color=COLOURS[position % len(COLOURS)], linewidth=1.8)
+        axes.plot(  # runs that are nearly equal show through one another's gaps, and by marks that lie apart
+            curve,
+            share,
+            DASHES[position % len(DASHES)],
+            label=name,
+            color=COLOURS[position % len(COLOURS)],
+            linewidth=1.8,
+            marker=MARKERS[position % len(MARKERS)],
+            markersize=5,
+            markevery=(position * POINTS // (MARKS * len(values)), POINTS // MARKS),
+        )
     for level in (0.5, 0.9, 0.99):
         axes.axhline(level, color="#bbbbbb", linewidth=0.7, linestyle=":", zorder=0)
     axes.set_xscale("log")
@@ -65,7 +75,7 @@ def _draw(axes: Axes, title: str, values: Mapping[str, Array]) -> None:
     if high < 1000 * low:
         axes.xaxis.set_minor_formatter(axes.xaxis.get_major_formatter())
         axes.tick_params(axis="x", which="minor", labelsize="small", colors="#666666")
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 0.99], ["0", "25 %", "p50", "75 %", "p90", "p99"])
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 0.99], ["0", "p25", "p50", "p75", "p90", "p99"])
     axes.set_ylim(0, 1.01)
     axes.set_title(title)
     axes.set_xlabel("time (log)")

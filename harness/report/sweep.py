@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.metrics.files import CONFIG, REQUESTS, SUMMARY, RunError, at, read_summary
+from harness.metrics.files import CONFIG, ERROR, REQUESTS, SUMMARY, RunError, read_summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from harness.metrics.summary import Json
-
-
-ERROR = "error.txt"  # of a cell that failed: one line that says why, then details
 
 
 @dataclass(frozen=True)
@@ -112,14 +109,15 @@ def varied(cells: Sequence[Cell]) -> dict[str, list[str]]:
     than another does, only one is kept: the name of a group's choice, or else the shortest.
 
     Returns:
-        Words by knob, one a cell, in the cells' order; the knob with the most values first.
+        Words by knob, one a cell, in the cells' order; the knob with the most values first, seeds last.
     """
     keys = sorted({key for cell in cells for key in cell.knobs if key != "name"})
     columns = {key: [_word(cell.knobs.get(key)) for cell in cells] for key in keys}
     differing = {key: words for key, words in columns.items() if len(set(words)) > 1}
-    # A finer knob may stand for a coarser one, so the finest come first.
+    # A finer knob may stand for a coarser one, so the finest come first; a seed never stands for a setting.
     order = sorted(
-        differing, key=lambda key: (-len(set(differing[key])), not key.endswith(".name"), key.count("."), key)
+        differing,
+        key=lambda key: (is_seed(key), -len(set(differing[key])), not key.endswith(".name"), key.count("."), key),
     )
     kept: dict[str, list[str]] = {}
     for key in order:
@@ -128,34 +126,9 @@ def varied(cells: Sequence[Cell]) -> dict[str, list[str]]:
     return {key.removesuffix(".name"): words for key, words in kept.items()}
 
 
-def sweep_data(cells: Sequence[Cell], root: Path) -> dict[str, Any]:
-    """A sweep as plain data for the page's script.
-
-    Returns:
-        knobs (name and values in order), metrics (label and direction), and cells (name, the index of each knob's
-        value, each metric or None).
-    """
-    words = varied(cells)
-    knobs = [{"name": name, "values": sorted(set(column), key=number_or_word)} for name, column in words.items()]
-    figures = [[_figure(cell.summary, metric) for metric in METRICS] for cell in cells]
-    shown = [i for i in range(len(METRICS)) if any(row[i] is not None for row in figures)]
-    return {
-        "knobs": knobs,
-        "metrics": [{"label": METRICS[i].label, "smaller": METRICS[i].smaller_is_better} for i in shown],
-        "cells": [
-            {
-                "name": cell.path.relative_to(root).as_posix(),
-                "knobs": [knob["values"].index(words[name][row]) for knob, name in zip(knobs, words, strict=True)],
-                "values": [figures[row][i] for i in shown],
-            }
-            for row, cell in enumerate(cells)
-        ],
-    }
-
-
-def _figure(summary: Json, metric: Metric) -> float | None:
-    value = at(summary, metric.path)
-    return float(f"{value * metric.scale:.6g}") if isinstance(value, int | float) else None
+def is_seed(knob: str) -> bool:
+    """Whether runs that differ in this knob alone are replicates: of arrivals and lengths, of a sample, of a policy."""
+    return knob.endswith("seed")
 
 
 def _determines(finer: Sequence[str], coarser: Sequence[str]) -> bool:

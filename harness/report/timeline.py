@@ -32,6 +32,7 @@ MOST_STEPS = 10_000
 MOST_COUNTS = 2000
 GZIP_LEVEL = 3
 NS = 1e9
+LATEST_S = 9e9  # that 64 bits of nanoseconds hold, some 285 years; what comes later is drawn there
 STEPS_LANE, FATES_LANE, FIRST_LANE = 1, 2, 3
 
 PROCESSES = ("client", "API server", "tokenizer", "scheduler", "engine", "detokenizer")
@@ -130,10 +131,16 @@ def _names() -> list[Event]:
     return events
 
 
+def _nanoseconds(times_s: Array) -> Array:
+    """Whole nanoseconds, NULL where a time is unknown."""
+    ns: Array = np.nan_to_num(np.minimum(times_s, LATEST_S) * NS, nan=NULL).round().astype(np.int64)
+    return ns
+
+
 def _request_events(requests: Columns, rows: Array) -> list[Event]:
     moments = {name for stage in (*OUTER, *(inner for each in INNER.values() for inner in each)) for name in stage[2:]}
     # Whole nanoseconds, so that slices that touch do not overlap by a rounding.
-    ns = {name: np.nan_to_num(requests[name][rows] * NS, nan=NULL).round().astype(np.int64) for name in moments}
+    ns = {name: _nanoseconds(requests[name][rows]) for name in moments}
     lists = {name: values.tolist() for name, values in ns.items()}
     about = _about(requests, rows)
     events: list[Event] = []
@@ -183,7 +190,7 @@ def _fates(requests: Columns, rows: Array) -> list[Event]:
         word = STATUSES[int(requests["status"][row])]
         args = {"request_id": int(requests["request_id"][row]), "error": requests["error"][row]}
         events.append(
-            Event(word, "i", _pid("client"), ts=_us(round(float(at_s) * NS)), tid=FATES_LANE, s="t", args=args)
+            Event(word, "i", _pid("client"), ts=_us(int(_nanoseconds(at_s))), tid=FATES_LANE, s="t", args=args)
         )
     return events
 
@@ -191,8 +198,8 @@ def _fates(requests: Columns, rows: Array) -> list[Event]:
 def _step_events(steps: Columns) -> list[Event]:
     """Steps as slices; decode steps in a row with the same sequences are one."""
     order = np.argsort(steps["start_s"], kind="stable")
-    start_ns = (steps["start_s"][order] * NS).round().astype(np.int64)
-    end_ns = ((steps["start_s"] + steps["duration_s"])[order] * NS).round().astype(np.int64)
+    start_ns = _nanoseconds(steps["start_s"][order])
+    end_ns = _nanoseconds((steps["start_s"] + steps["duration_s"])[order])
     end_ns[:-1] = np.maximum(np.minimum(end_ns[:-1], start_ns[1:]), start_ns[:-1])
     phase, sequences = steps["phase"][order], steps["sequences"][order]
     decode = phase == PHASES.index("decode")
@@ -236,7 +243,7 @@ def _counters(steps: Columns) -> list[Event]:
         ("requests", "scheduler"): ("waiting", "running"),
     }
     events = []
-    start_ns = (steps["start_s"] * NS).round().astype(np.int64)
+    start_ns = _nanoseconds(steps["start_s"])
     for (name, process), columns in groups.items():
         known = [column for column in columns if bool((steps[column] != NULL).all())]
         if not known:

@@ -165,8 +165,21 @@ class Search:
             return high.rate / 2 if high.rate > self.first_rate / FURTHEST else None
         return self.first_rate
 
+    @property
+    def capacity(self) -> float | None:
+        """Requests per second at which the share that meets the SLO falls below the target; None where none was found.
+
+        It lies between the best rate and the lowest above it: the share is taken to fall linearly in the logarithm of
+        the rate, as for the interval.
+        """
+        if self.best is None or self.above is None:
+            return None
+        probes = sorted(self.probes, key=lambda each: each.rate)
+        log_rates = np.log([each.rate for each in probes])
+        return float(np.exp(crossing(log_rates, np.array([each.attainment for each in probes]), self.target)))
+
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the capacity that chance in these requests leaves.
+        """95 % interval of :attr:`capacity` that chance in these requests leaves.
 
         Blocks of requests that arrive one after another are drawn anew, the same blocks for every rate that was tried,
         because a queue makes neighbours alike (block bootstrap: Künsch 1989). Between two rates the share that meets
@@ -184,7 +197,10 @@ class Search:
         log_rates = np.log([each.rate for each in probes])
         crossings = [crossing(log_rates, column, self.target) for column in share.T]
         low, high = np.exp(np.quantile(crossings, [0.025, 0.975]))
-        return float(low), float(high)
+        found = self.capacity
+        if found is None:
+            return float(low), float(high)
+        return min(float(low), found), max(float(high), found)  # percentiles of a bent estimate need not hold it
 
 
 def crossing(x: NDArray[np.float64], share: NDArray[np.float64], target: float) -> float:

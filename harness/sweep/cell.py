@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from enum import Enum
 from functools import lru_cache
@@ -18,14 +19,14 @@ from typing import NamedTuple
 import yaml  # type: ignore[import-untyped]
 
 from harness import experiment
-from harness.config import ExperimentConfig, TraceConfig
+from harness.config import ConfigError, ExperimentConfig, TraceConfig
 from harness.errors import USER_ERRORS
+from harness.faults import PolicyFault, in_one_line, located
 from harness.interrupt import Interrupt
-from harness.metrics.files import CONFIG, SUMMARY
+from harness.metrics.files import CONFIG, ERROR, SUMMARY, RunError
 from harness.metrics.slo import Slo
 from harness.progress import Progress
 from harness.record import RunRecord
-from harness.report.sweep import ERROR
 from traces.schema import Trace
 
 TRACES_KEPT = 4  # a process keeps as many traces: where only their rate varies, one is all it needs
@@ -65,23 +66,32 @@ def run_cell(task: CellTask) -> Status:
 
     Returns:
         DONE; FAILED, the reason is in ``error.txt``; OPEN where it was interrupted, and nothing is kept.
+
+    Raises:
+        ConfigError: Nothing can be written, so that no other cell could be kept either.
     """
     directory, config = task.directory, task.config
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / ERROR).unlink(missing_ok=True)
-    try:
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ERROR).unlink(missing_ok=True)
         (directory / CONFIG).write_text(config_yaml(config))
+    try:
         slo = Slo(**config.slo)
         trace, record = replay(config)
         if record.failure is not None:
-            return keep_error(directory, record.failure)
+            return keep_error(directory, in_one_line(record.failure, config.policy), record.failure)
         if not record.complete:
             return Status.OPEN
-        experiment.write(directory, record, slo, trace, tables=task.keep_tables)
+        with _writing(directory):
+            experiment.write(directory, record, slo, trace, tables=task.keep_tables)
+    except _NotWrittenError:
+        raise
+    except PolicyFault as fault:
+        return keep_error(directory, str(fault), fault.details)
     except USER_ERRORS as error:
         return keep_error(directory, str(error))
     except Exception as error:  # one cell's fault must not end the others
-        return keep_error(directory, f"{type(error).__name__}: {error}", traceback.format_exc())
+        return keep_error(directory, located(error), traceback.format_exc())
     return Status.DONE
 
 
@@ -106,12 +116,29 @@ def keep_error(directory: Path, message: str, details: str = "") -> Status:
 
     Returns:
         FAILED.
+
+    Raises:
+        ConfigError: It cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f"{ERROR}.partial"
-    partial.write_text(f"{' '.join(message.split())}\n{details}")
-    partial.replace(directory / ERROR)
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        experiment.keep_error(directory, message, details)
     return Status.FAILED
+
+
+class _NotWrittenError(ConfigError):
+    """The directory of a sweep cannot be written; the message says why."""
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RunError) as error:
+        sweep, reason = directory.parent.parent, getattr(error, "strerror", None) or error
+        raise _NotWrittenError(
+            f"--out {sweep}: cannot be written ({reason}); make room or name another, what has ended is kept"
+        ) from None
 
 
 def config_yaml(config: ExperimentConfig) -> str:

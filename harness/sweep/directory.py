@@ -31,8 +31,8 @@ def open_tasks(tasks: dict[str, CellTask], retry: bool) -> list[CellTask]:
     return [task for task in tasks.values() if status_of(task.directory) in wanted]
 
 
-def changed_since(tasks: dict[str, CellTask]) -> Path | None:
-    """The newest source file, ours or beside the user, where it is newer than a cell that is kept.
+def changed_since(tasks: dict[str, CellTask]) -> list[Path]:
+    """The source files, ours or beside the user, that are newer than a cell that is kept, the newest first.
 
     A cell is known by its configuration, which says nothing of the program: what an older one made would stand in a
     table beside what the newer one makes.
@@ -40,8 +40,8 @@ def changed_since(tasks: dict[str, CellTask]) -> Path | None:
     kept = [path.stat().st_mtime for task in tasks.values() if (path := task.directory / SUMMARY).is_file()]
     root = Path(__file__).resolve().parents[2]
     sources = [*Path.cwd().glob("*.py"), *(path for package in PACKAGES for path in (root / package).rglob("*.py"))]
-    newest = max(sources, key=lambda path: path.stat().st_mtime)
-    return newest if kept and newest.stat().st_mtime > min(kept) else None
+    changed = [(path.stat().st_mtime, path) for path in sources]
+    return [path for time, path in sorted(changed, reverse=True) if kept and time > min(kept)]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.compose import one_line, register
+from harness.compose import one_line, register, settled
 from harness.config import ConfigError, ExperimentConfig, conf_dir
 
 
@@ -143,10 +143,10 @@ class _Composer:
             for word in plain:
                 override = self._parsed[word]
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-            return cast("ExperimentConfig", OmegaConf.to_object(config))
+            return settled(config)
         except OmegaConfBaseException:
             # Hydra's own words for what is wrong; every cell sets the same knobs, so nothing is left of this one.
-            return cast("ExperimentConfig", OmegaConf.to_object(self._hydra(chosen)))
+            return settled(self._hydra(chosen))
 
     def _hydra(self, chosen: Sequence[str]) -> DictConfig:
         return hydra.compose("config", overrides=[*self._fixed, *chosen, "name=cell"])

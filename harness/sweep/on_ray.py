@@ -33,9 +33,9 @@ def run_on_ray(tasks: Sequence[CellTask], address: str) -> Iterator[Status]:
         How a cell stands, as they end.
 
     Raises:
-        ConfigError: Ray is not installed, does not answer, or its machines do not share the directory.
+        ConfigError: No Ray answers, or its machines do not share the directory.
     """
-    ray = _ray()
+    ray: Any = import_module("ray")
     environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
     try:
@@ -85,13 +85,6 @@ def _status(ray: Any, reference: Any, task: CellTask, address: str) -> Status:
             f"--out {task.directory}: the machine that ran this cell has another; name one that all share"
         )
     return status
-
-
-def _ray() -> Any:
-    try:
-        return import_module("ray")
-    except ImportError:
-        raise ConfigError("--ray: Ray is not installed; `pip install 'servetwin[sweep]'` brings it") from None
 
 
 def _gpus(task: CellTask) -> int:

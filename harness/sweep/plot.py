@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import wrap
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from harness.metrics.student import estimate
 from harness.report.figure import save
-from harness.report.sweep import load_cells, sweep_data
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
+from harness.report.replicates import Setting, method, settings_of
+from harness.report.sweep import METRICS, Metric, load_cells
+from harness.report.sweep_page import values_of
 
 PREFERRED = ("goodput (requests per second)", "TTFT p99 (ms)")
+LETTERS = 11  # an inch of a title has
 DARK = 0.6  # of the colour scale: text on darker cells is white
 
 
-def plot_sweep(directory: Path, path: Path) -> None:
-    """Draw goodput, or TTFT where there is no SLO, over the two knobs that have the most values, seeds last.
+class Axis(NamedTuple):
+    """A knob and its values, in order."""
 
-    Where more knobs vary, a field shows the mean of its cells, as on the page of ``harness report``.
+    name: str
+    values: list[str]
+
+
+class HeatMap(NamedTuple):
+    """What is drawn.
+
+    Attributes:
+        metric: Of which
+        means: float64 [down, across], over whatever else varies; NaN is unknown.
+        halves: Half of each mean's 95 % interval over the seeds, likewise; NaN where there is none.
+        across: The knob of the columns.
+        down: The knob of the rows.
+        others: Knobs that are averaged over, but for seeds.
+    """
+
+    metric: Metric
+    means: NDArray[np.float64]
+    halves: NDArray[np.float64]
+    across: Axis
+    down: Axis
+    others: list[str]
+
+
+def plot_sweep(directory: Path, path: Path) -> None:
+    """Draw goodput, or TTFT where there is no SLO, over the two knobs that have the most values.
+
+    Where seeds vary, a field shows the mean over them and its interval; where more knobs vary, the mean over those too.
 
     Args:
         directory: Of the sweep.
@@ -33,47 +63,54 @@ def plot_sweep(directory: Path, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    data = sweep_data(load_cells(directory), directory)
-    metric, grid, (across, down), others = _grid(data)
-    figure = Figure(figsize=(2.6 + 0.8 * grid.shape[1], 1.8 + 0.42 * grid.shape[0]), dpi=120, layout="constrained")
+    settings, seeds = settings_of(load_cells(directory))
+    heat = heat_map(settings)
+    grid, smaller = heat.means, heat.metric.smaller_is_better
+    wide, high = (0.95, 0.62) if seeds else (0.8, 0.42)
+    size = (2.6 + wide * max(grid.shape[1], 3), 1.8 + high * grid.shape[0])
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.imshow(grid, cmap="viridis_r" if metric["smaller"] else "viridis", aspect="auto")
-    axes.set_xticks(range(grid.shape[1]), across["values"], rotation=40 if _long(across) else 0)
-    axes.set_yticks(range(grid.shape[0]), down["values"])
-    axes.set_xlabel(across["name"])
-    axes.set_ylabel(down["name"])
-    axes.set_title(metric["label"] + (f"\nmean over {', '.join(others)}" if others else ""), fontsize="medium")
+    axes.imshow(grid, cmap="viridis_r" if smaller else "viridis", aspect="auto")
+    axes.set_xticks(range(grid.shape[1]), heat.across.values, rotation=40 if _long(heat.across) else 0)
+    axes.set_yticks(range(grid.shape[0]), heat.down.values)
+    axes.set_xlabel(heat.across.name)
+    axes.set_ylabel(heat.down.name)
+    said = [
+        *([method(settings, seeds)] if seeds else []),
+        *([f"mean over {', '.join(heat.others)}"] * bool(heat.others)),
+    ]
+    axes.set_title("\n".join([heat.metric.label, *wrap(", ".join(said), int(LETTERS * size[0]))]), fontsize="medium")
     share = (grid - np.nanmin(grid)) / max(float(np.nanmax(grid) - np.nanmin(grid)), 1e-12)
-    light = (1 - share if metric["smaller"] else share) > DARK
+    light = (1 - share if smaller else share) > DARK
     for (row, column), value in np.ndenumerate(grid):
         if not np.isnan(value):
-            colour = "black" if light[row, column] else "white"
-            axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=colour)
+            half = heat.halves[row, column]
+            text = f"{value:.3g}" + ("" if np.isnan(half) else f"\n±{half:.2g}")
+            axes.text(column, row, text, ha="center", va="center", color="black" if light[row, column] else "white")
     axes.spines[:].set_visible(False)
     save(figure, path)
 
 
-def _grid(
-    data: dict[str, Any],
-) -> tuple[dict[str, Any], NDArray[np.float64], tuple[dict[str, Any], dict[str, Any]], list[str]]:
-    """The metric, its mean by the values of two knobs [down, across], these, and the names of the other knobs."""
-    labels = [metric["label"] for metric in data["metrics"]]
-    chosen = next((labels.index(label) for label in PREFERRED if label in labels), 0)
-    knobs = data["knobs"]
-    order = sorted(range(len(knobs)), key=lambda at: (knobs[at]["name"].endswith("seed"), -len(knobs[at]["values"])))
-    one = {"name": "", "values": [""]}
-    across, down = ([knobs[knob] for knob in order] + [one, one])[:2]
-    total, count = np.zeros((2, len(down["values"]), len(across["values"])))
-    for cell in data["cells"]:
-        value = cell["values"][chosen]
-        if value is not None:
-            at = tuple(cell["knobs"][knob] for knob in reversed(order[:2]))
-            at = (0,) * (2 - len(at)) + at
-            total[at] += value
-            count[at] += 1
-    grid = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    return data["metrics"][chosen], grid, (across, down), [knobs[knob]["name"] for knob in order[2:]]
+def heat_map(settings: Sequence[Setting]) -> HeatMap:
+    """The metric that is most wanted, by the two knobs that have the most values."""
+    known = [metric for metric in METRICS if any(setting.figures(metric.path) for setting in settings)]
+    metric = next((each for label in PREFERRED for each in known if each.label == label), known[0])
+    knobs = sorted((Axis(*knob) for knob in values_of(settings).items()), key=lambda knob: -len(knob.values))
+    across, down = [*knobs, Axis("", [""]), Axis("", [""])][:2]
+    means, halves = np.full((2, len(down.values), len(across.values)), np.nan)
+    for row, column in np.ndindex(means.shape):
+        wanted = {down.name: down.values[row], across.name: across.values[column]}
+        inside = [each for each in settings if all(each.knobs.get(knob, "") == word for knob, word in wanted.items())]
+        by_seeds: dict[tuple[str, ...], list[float]] = {}
+        for setting in inside:
+            for seeds, value in setting.figures(metric.path).items():
+                by_seeds.setdefault(seeds, []).append(value * metric.scale)
+        if by_seeds:
+            found = estimate([float(np.mean(values)) for values in by_seeds.values()])
+            means[row, column] = found.mean
+            halves[row, column] = np.nan if found.half is None else found.half
+    return HeatMap(metric, means, halves, across, down, [knob.name for knob in knobs[2:]])
 
 
-def _long(knob: dict[str, Any]) -> bool:
-    return max(len(value) for value in knob["values"]) > 6
+def _long(knob: Axis) -> bool:
+    return max(len(value) for value in knob.values) > 6

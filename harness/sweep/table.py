@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.metrics.files import SUMMARY, RunError, at
+from harness.metrics.files import SUMMARY, RunError
+from harness.report.replicates import Setting, method, settings_of
 from harness.report.sweep import Cell, failed_cells, load_cells, number_or_word, varied
 from harness.report.terminal import UNKNOWN
 
@@ -14,23 +15,44 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from harness.metrics.student import Estimate
+
 CELLS = "cells.parquet"
 MOST_ROWS = 40  # of the table on the console; the file has them all
 MOST_ERRORS = 5
 
-GOODPUT = ("goodput", "requests_per_s")
-TTFT_P99 = ("metrics", "ttft_s", "p99")
-_COLUMNS: tuple[tuple[str, tuple[str, ...], float, str], ...] = (
-    ("goodput req/s", GOODPUT, 1, "{:.2f}"),
-    ("SLO met", ("goodput", "attainment"), 1, "{:.1%}"),
-    ("req/s", ("throughput", "requests_per_s"), 1, "{:.2f}"),
-    ("output tok/s", ("throughput", "output_tokens_per_s"), 1, "{:,.0f}"),
-    ("TTFT p50 ms", ("metrics", "ttft_s", "p50"), 1e3, "{:,.0f}"),
-    ("TTFT p99 ms", TTFT_P99, 1e3, "{:,.0f}"),
-    ("TPOT p50 ms", ("metrics", "tpot_s", "p50"), 1e3, "{:.2f}"),
-    ("E2E p50 s", ("metrics", "e2e_s", "p50"), 1, "{:.2f}"),
-    ("hit ratio", ("cache", "hit_ratio"), 1, "{:.1%}"),
-    ("preempted", ("cache", "preemptions"), 1, "{:,.0f}"),
+
+class Column(NamedTuple):
+    """A column of the table on the console.
+
+    Attributes:
+        heading: With its unit.
+        path: Keys that lead to it in a summary.
+        scale: From the summary's unit to the heading's.
+        form: Of a figure.
+        smaller_is_better: Where runs are chosen by it.
+    """
+
+    heading: str
+    path: tuple[str, ...]
+    scale: float
+    form: str
+    smaller_is_better: bool = False
+
+
+GOODPUT = Column("goodput req/s", ("goodput", "requests_per_s"), 1, "{:.2f}")
+TTFT_P99 = Column("TTFT p99 ms", ("metrics", "ttft_s", "p99"), 1e3, "{:,.0f}", smaller_is_better=True)
+_COLUMNS = (
+    GOODPUT,
+    Column("SLO met", ("goodput", "attainment"), 1, "{:.1%}"),
+    Column("req/s", ("throughput", "requests_per_s"), 1, "{:.2f}"),
+    Column("output tok/s", ("throughput", "output_tokens_per_s"), 1, "{:,.0f}"),
+    Column("TTFT p50 ms", ("metrics", "ttft_s", "p50"), 1e3, "{:,.0f}"),
+    TTFT_P99,
+    Column("TPOT p50 ms", ("metrics", "tpot_s", "p50"), 1e3, "{:.2f}"),
+    Column("E2E p50 s", ("metrics", "e2e_s", "p50"), 1, "{:.2f}"),
+    Column("hit ratio", ("cache", "hit_ratio"), 1, "{:.1%}"),
+    Column("preempted", ("cache", "preemptions"), 1, "{:,.0f}"),
 )
 _KEPT = ("complete", "metrics", "throughput", "goodput", "cache", "load", "counts")  # of a summary, in the file
 
@@ -54,10 +76,9 @@ def conclude(directory: Path, console: Console) -> None:
     named = [
         (" ".join(f"{knob}={word}" for knob, word in zip(knobs, words[row], strict=True)), cells[row]) for row in order
     ]
-    rows = [(name, cell) for name, cell in named if not cell.error]
     failed = [(name, cell) for name, cell in named if cell.error]
-    if rows:
-        _print_table(console, rows)
+    if ended:
+        _print_table(console, *settings_of([cell for _, cell in named if not cell.error]))
     for name, cell in failed[:MOST_ERRORS]:
         console.print(f"failed: {name}: {cell.error}", style="red", markup=False, soft_wrap=True)
     if len(failed) > MOST_ERRORS:
@@ -115,41 +136,51 @@ def _typed(words: Sequence[str]) -> list[Any]:
     return list(words)
 
 
-def _print_table(console: Console, rows: list[tuple[str, Cell]]) -> None:
+def _print_table(console: Console, settings: list[Setting], seeds: list[str]) -> None:
+    """A row a setting; where seeds vary each figure is a mean with its interval, and settings are held to the best."""
     from rich.table import Table
 
-    title, shown = f"{len(rows):,} cells", rows
-    if len(rows) > MOST_ROWS:
-        shown, what = _best(rows)
-        title += f", the {MOST_ROWS} with {what}"
+    chosen_by = GOODPUT if any((each.estimate(GOODPUT.path) or (0.0,))[0] for each in settings) else TTFT_P99
+    ranked = sorted(settings, key=lambda setting: _rank(setting, chosen_by))
+    shown = settings if len(settings) <= MOST_ROWS else ranked[:MOST_ROWS]
+    title = f"{len(settings):,} {'setting' if seeds else 'cell'}{'s' if len(settings) > 1 else ''}"
+    if len(shown) < len(settings):
+        title += f", the {MOST_ROWS} with the {'lowest' if chosen_by.smaller_is_better else 'most'} " + (
+            f"{'mean ' if seeds else ''}{chosen_by.heading.rpartition(' ')[0]}"
+        )
     table = Table(title=title)
     table.add_column("run", overflow="fold")
-    columns = [column for column in _COLUMNS if any(_figure(cell, column[1]) is not None for _, cell in shown)]
-    for heading, *_ in columns:
-        table.add_column(heading.replace(" ", "\n", 1), justify="right", no_wrap=True)  # figures stay whole
-    for name, cell in shown:
-        figures = [(_figure(cell, path), scale, form) for _, path, scale, form in columns]
-        table.add_row(
-            name, *(UNKNOWN if value is None else form.format(value * scale) for value, scale, form in figures)
-        )
+    columns = [column for column in _COLUMNS if any(each.figures(column.path) for each in shown)]
+    for column in columns:
+        table.add_column(column.heading.replace(" ", "\n", 1), justify="right", no_wrap=True)  # figures stay whole
+    held = bool(seeds) and len(settings) > 1 and bool(ranked[0].figures(chosen_by.path))
+    if held:
+        table.add_column(f"{chosen_by.heading.rpartition(' ')[0]}\nto the best", justify="right", no_wrap=True)
+    for setting in shown:
+        figures = [_figure(setting.estimate(column.path), column) for column in columns]
+        if held and setting is ranked[0]:
+            figures.append("best")
+        elif held:
+            figures.append(_figure(setting.difference(ranked[0], chosen_by.path), chosen_by, "{:+,.3g}"))
+        table.add_row(setting.name or "all", *figures)
     console.print(table)
+    if seeds:
+        paired = "; differences to the best are paired by seed" if held else ""
+        console.print(f"Figures: {method(settings, seeds)}{paired}.", markup=False, soft_wrap=True)
 
 
-def _best(rows: list[tuple[str, Cell]]) -> tuple[list[tuple[str, Cell]], str]:
-    """The rows to show of many, and by what they were chosen."""
-
-    def goodput(row: tuple[str, Cell]) -> float:
-        return -(_figure(row[1], GOODPUT) or 0.0)
-
-    def ttft(row: tuple[str, Cell]) -> float:
-        known = _figure(row[1], TTFT_P99)
-        return float("inf") if known is None else known
-
-    if any(goodput(row) for row in rows):
-        return sorted(rows, key=goodput)[:MOST_ROWS], "the most goodput"
-    return sorted(rows, key=ttft)[:MOST_ROWS], "the lowest TTFT p99"
+def _rank(setting: Setting, column: Column) -> float:
+    """By which settings are sorted, the best first."""
+    found = setting.estimate(column.path)
+    if found is None:
+        return float("inf")
+    return found.mean if column.smaller_is_better else -found.mean
 
 
-def _figure(cell: Cell, path: tuple[str, ...]) -> float | None:
-    value = at(cell.summary, path)
-    return None if value is None else float(value)
+def _figure(found: Estimate | None, column: Column, form: str = "") -> str:
+    """A mean, and below it half of its interval."""
+    if found is None:
+        return UNKNOWN
+    form = form or column.form
+    text = form.format(found.mean * column.scale)
+    return text if found.half is None else f"{text}\n±{form.replace('+', '').format(found.half * column.scale)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cli import main
@@ -65,6 +65,7 @@ def test_a_server_that_is_never_full_has_no_capacity_and_one_that_is_always_has_
     never = found(Search(0.9, 0.02), float("inf"))
     assert never.above is None
     assert never.best is not None
+    assert never.capacity is None
     always = found(Search(0.9, 0.02), 0.0)
     assert always.best is None
     assert always.above is not None
@@ -80,6 +81,20 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         covered += low <= truth <= high
         assert low < high
     assert 50 <= covered <= 60
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10_000), st.sampled_from([0.5, 0.9, 0.99]), st.sampled_from([0.02, 0.2]))
+def test_a_capacity_lies_within_its_interval_and_between_the_rates_tried(
+    seed: int, target: float, tolerance: float
+) -> None:
+    search = found(Search(target, tolerance), 10.0, np.random.default_rng(seed).normal(0, 0.05, REQUESTS))
+    low, high = search.interval()
+    assert search.capacity is not None
+    assert low <= search.capacity <= high
+    assert search.best is not None
+    assert search.above is not None
+    assert search.best.rate * (1 - 1e-9) <= search.capacity <= search.above.rate * (1 + 1e-9)
 
 
 def test_requests_that_are_alike_in_blocks_make_the_interval_wider() -> None:
@@ -192,3 +207,9 @@ def test_a_search_refuses_what_cannot_be() -> None:
     for target, tolerance in ((0.0, 0.1), (1.1, 0.1), (0.9, 0.0), (0.9, 2.0)):
         with pytest.raises(ConfigError):
             Search(target, tolerance)
+
+
+def test_the_limits_that_are_met_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["capacity", *SYNTHETIC, "slo.ttft_s=1", "--tolerance", "1"]) in (0, 1)
+    assert "90 % of the requests meet SLO TTFT <= 1000 ms\n" in capsys.readouterr().out
+    assert str(Slo("chat", ttft_s=2.0, tpot_s=0.1)) == "SLO chat (TTFT <= 2000 ms, TPOT <= 100 ms)"

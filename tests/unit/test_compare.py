@@ -1,5 +1,7 @@
 """Comparing runs: pairing, differences and their intervals, the command."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from harness.metrics.files import load_run, write_requests, write_summary
 from harness.metrics.schema import Gaps, complete_requests
 from harness.metrics.slo import Slo, hold_to
 from harness.metrics.summary import summarize
+from harness.report import latency_plot
 
 
 def table(seed=0, slower=1.0, n=400, first_id=0, cached=20):
@@ -145,6 +148,34 @@ def test_the_command_prints_a_table_and_leaves_a_plot(capsys, runs):
     for words in ("TTFT p99", "ITL mean", "E2E p50", "output throughput", "cache hit ratio", "goodput"):
         assert words in out
     assert (runs[0] / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_pattern_names_besides_runs_is_skipped_with_a_line(capsys, runs, tmp_path):
+    for name in ("failed", "unended", "sweep"):
+        (tmp_path / name).mkdir()
+    for name in ("failed", "unended"):
+        (tmp_path / name / "config.yaml").write_text("tp: 1\n")
+    (tmp_path / "failed" / "error.txt").write_text("tp=3 does not divide\nTraceback ...\n")
+    others = [str(tmp_path / name) for name in ("failed", "unended", "sweep")]
+    assert cli.main(["compare", others[0], *map(str, runs), *others[1:], "--plot", str(tmp_path / "all.png")]) == 0
+    said = capsys.readouterr().out
+    for line in ("failed: it failed: tp=3 does not divide", "unended: the run did not end", "sweep: no run directory"):
+        assert f"Skipped {tmp_path}/{line}\n" in said
+    assert cli.main(["compare", others[0], str(runs[0])]) == 2
+    assert "it failed: tp=3 does not divide" in capsys.readouterr().err
+
+
+def test_curves_that_lie_on_one_another_are_told_apart_by_dashes_and_marks(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(latency_plot, "save", lambda figure, _: drawn.append(figure))
+    same = {column: np.linspace(1, 2, 50) for column in latency_plot.TITLES}
+    latency_plot.plot_cdfs({f"run {number}": same for number in range(6)}, Path("x.png"))
+    axes = drawn[0].axes[0]
+    curves = axes.get_lines()[:6]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in curves}) == 6
+    assert len({line.get_linestyle() for line in curves[:4]}) == 4
+    assert len({line.get_markevery() for line in curves}) == 6
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "p25", "p50", "p75", "p90", "p99"]
 
 
 def test_the_plot_goes_where_it_is_asked_to(capsys, runs, tmp_path):

@@ -18,7 +18,6 @@ from harness.sweep.cell import CellTask, Status, run_cell, status_of
 from harness.sweep.directory import locked, tasks_of
 from harness.sweep.grid import expand
 from harness.sweep.on_slurm import share_of
-from harness.sweep.plot import _grid
 
 SMALL = ["trace.head=20", "--out", "sweep", "--workers", "1"]
 
@@ -112,7 +111,8 @@ def test_a_fault_in_a_users_policy_is_kept_with_its_traceback(tmp_path: Path, mo
     monkeypatch.syspath_prepend(tmp_path)
     assert run_cell(task(tmp_path / "cell", "policy.order.name=faulty_order.Faulty")) is Status.FAILED
     first, *rest = (tmp_path / "cell" / "error.txt").read_text().splitlines()
-    assert first == "ZeroDivisionError: division by zero"
+    assert first.startswith("policy.order.name=faulty_order.Faulty: ZeroDivisionError: division by zero (")
+    assert first.endswith("faulty_order.py:6)")
     assert any("faulty_order.py" in line for line in rest)
 
 
@@ -143,23 +143,17 @@ def test_heat_map_of_a_sweep() -> None:
     assert Path("heat.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_heat_map_is_a_mean_over_seeds_whatever_their_number() -> None:
-    knobs = [("trace.seed", ["0", "1", "2"]), ("tp", ["1", "2"]), ("policy", ["radix", "vllm"])]
-    cells = [
-        {"knobs": [seed, tp, policy], "values": [100 * tp + 10 * policy + seed]}
-        for seed in range(3)
-        for tp in range(2)
-        for policy in range(2)
-    ]
-    del cells[-1]  # one has failed: the mean is of those that are left
-    data = {
-        "knobs": [{"name": name, "values": values} for name, values in knobs],
-        "metrics": [{"label": "TTFT p99 (ms)", "smaller": True}],
-        "cells": cells,
-    }
-    _, grid, (across, down), others = _grid(data)
-    assert (across["name"], down["name"], others) == ("tp", "policy", ["trace.seed"])
-    assert grid.tolist() == [[1, 101], [11, 110.5]]
+def test_seeds_are_replicates_in_table_page_and_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["policy=radix,naive", "trace=generated", "trace.generate.seed=1,2,3", "slo=llama3_8b", *SMALL]
+    assert sweep(*words, "--plot", "heat.png") == 0
+    said = capsys.readouterr().out
+    assert "2 settings" in said
+    assert "mean over 3 seeds (trace.generate.seed), ± its 95 % interval by Student's t" in said
+    assert "differences to the best are paired by seed" in said
+    assert "seed=1" not in said
+    assert pq.read_table("sweep/cells.parquet").num_rows == 6
+    assert main(["report", "sweep"]) == 0
+    assert "mean over 3 seeds" in Path("sweep/report.html").read_text()
 
 
 @given(st.integers(1, 40), st.integers(1, 9))
@@ -186,9 +180,14 @@ def test_cells_of_an_older_program_are_pointed_out(capsys: pytest.CaptureFixture
     later = max(written(Path("sweep")).values()) + 10**9
     Path("my_order.py").touch()
     os.utime("my_order.py", ns=(later, later))
+    Path("my_eviction.py").touch()
+    os.utime("my_eviction.py", ns=(later, later))
     capsys.readouterr()
     assert sweep("tp=1,2", *SMALL) == 0
-    assert "has changed since some of these were run: remove sweep" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("OLD RESULTS: my_order.py, my_eviction.py") == 2
+    assert "OLD RESULTS" in said.rpartition("Cells:")[2]  # below the table, where it is not scrolled away
+    assert "remove sweep to run them again" in said
 
 
 def test_two_sweeps_do_not_work_in_one_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

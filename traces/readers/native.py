@@ -1,10 +1,11 @@
 """Our own schema as JSONL, CSV or Parquet: the columns of :class:`traces.schema.Trace`, nothing lost.
 
 Required are ``arrival_s`` (s), ``prompt_tokens`` and ``output_tokens``; every other column may be left out
-and then says that nothing is known. Blocks are ``hash_ids`` where all but a prompt's last have ``block_size``
-tokens, or else ``block_ids`` with ``block_tokens``; in CSV such a cell holds numbers with spaces between.
-What belongs to no request (the name, the block size, the notes) is a first JSON line, a first CSV line after
-``# servetwin_trace``, or Parquet metadata, and may be left out.
+and then says that nothing is known, and so does an empty ``parent_id``, ``session_id`` or ``client_id``.
+Blocks are ``hash_ids`` where all but a prompt's last have ``block_size`` tokens, or else ``block_ids`` with
+``block_tokens``; in CSV such a cell holds numbers with spaces between. What belongs to no request (the name,
+the block size, the notes) is a first JSON line, a first CSV line after ``# servetwin_trace``, or Parquet
+metadata, and may be left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from traces.errors import TraceError
 from traces.readers.jsonl import records
 from traces.readers.table import columns
-from traces.schema import FLOAT_COLUMNS, REQUEST_COLUMNS, Blocks, Trace, offsets
+from traces.schema import FLOAT_COLUMNS, NONE, REQUEST_COLUMNS, Blocks, Trace, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MARK = "servetwin_trace"
 CSV_MARK = f"# {MARK} "
 REQUIRED = ("arrival_s", "prompt_tokens", "output_tokens")
+OPTIONAL_IDS = ("parent_id", "session_id", "client_id")  # -1, or nothing, where there is none
 LISTS = ("hash_ids", "block_ids", "block_tokens")
 PARQUET_MAGIC = b"PAR1"
 
@@ -107,7 +109,7 @@ def _read_jsonl(source: Source) -> Trace:
                     column.extend(value)
                     counts[name].append(len(value))
                 else:
-                    column.append(np.nan if value is None else value)
+                    column.append((NONE if name in OPTIONAL_IDS else np.nan) if value is None else value)
             except OverflowError:
                 raise source.error(line_number, f"{name} does not fit 64 bits") from None
     table = {name: _array(column) for name, column in values.items()}
@@ -158,6 +160,8 @@ def _read_parquet(source: Source) -> Trace:
     for name in arrow.column_names:
         kind = pa.float64() if name in FLOAT_COLUMNS else pa.int64()
         column = arrow[name].combine_chunks()
+        if column.null_count and name in OPTIONAL_IDS:
+            column = column.fill_null(NONE)
         if column.null_count and name != "deadline_s":
             raise TraceError(f"{source.path}: column {name} has nulls, expected a value in every row")
         try:
@@ -239,6 +243,8 @@ def _require_known(source: Source, names: tuple[str, ...]) -> None:
 
 
 def _json_type(name: str) -> Any:
+    if name in OPTIONAL_IDS:
+        return int | None
     if name not in FLOAT_COLUMNS:
         return int
     return float | None if name == "deadline_s" else float
@@ -247,6 +253,8 @@ def _json_type(name: str) -> Any:
 def _csv_kind(name: str) -> Kind:
     if name in LISTS:
         return "text"
+    if name in OPTIONAL_IDS:
+        return "id"
     return "float" if name in FLOAT_COLUMNS else "int"
 
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from traces.readers.source import Source
 
-Kind = Literal["int", "float", "text", "label", "time"]
+Kind = Literal["int", "id", "float", "text", "label", "time"]
 
 _EXPECTED = {
     "int": "an integer of 64 bits",
+    "id": "an integer of 64 bits, or -1 or nothing where there is none",
     "float": "a number",
     "text": "text",
     "label": "text",
@@ -35,7 +36,8 @@ def columns(
     Args:
         source: The file.
         kinds: Column names with what they hold; a time becomes datetime64[ns], text an
-            object array, a label an id from 0 in order of first appearance, -1 where the cell is empty.
+            object array, a label an id from 0 in order of first appearance; ids and labels are -1 where the cell is
+            empty.
         header: The names of all columns where the file has no header line.
         skip: Lines to leave out before the header.
 
@@ -52,6 +54,7 @@ def columns(
             raise TraceError(f"{source.path}: column {name} is missing, expected {', '.join(kinds)}")
     types = {
         "int": pa.int64(),
+        "id": pa.string(),
         "float": pa.float64(),
         "text": pa.string(),
         "label": pa.string(),
@@ -68,6 +71,7 @@ def columns(
                     null_values=[],
                 ),
             )
+        table = _with_ids(table, [name for name, kind in kinds.items() if kind == "id"])
     except UNREADABLE as error:
         raise TraceError(f"{source.path}: cannot be read to its end: {error}") from None
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
@@ -75,6 +79,18 @@ def columns(
     if table.num_rows == 0:
         raise _empty(source)
     return {name: _labels(table[name]) if kind == "label" else table[name].to_numpy() for name, kind in kinds.items()}
+
+
+def _with_ids(table: Any, names: list[str]) -> Any:
+    """The table with these columns as integers: -1 where a cell is empty."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in names:
+        words = pc.utf8_trim_whitespace(table[name])
+        filled = pc.if_else(pc.equal(words, ""), "-1", words)
+        table = table.set_column(table.schema.get_field_index(name), name, filled.cast(pa.int64()))
+    return table
 
 
 def _labels(column: Any) -> np.ndarray[Any, Any]:
@@ -105,6 +121,7 @@ def _located(source: Source, kinds: Mapping[str, Kind], header: tuple[str, ...] 
     rows = 0
     converters: dict[str, Callable[[str], Any]] = {
         "int": _int64,
+        "id": lambda cell: _int64(cell.strip() or "-1"),
         "float": float,
         "time": lambda cell: pa.scalar(cell).cast(_time_type(source)),
         "text": str,

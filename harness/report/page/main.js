@@ -38,8 +38,8 @@ if (byId("waterfall-chart")) redraws.push(waterfall(byId("waterfall-controls"), 
 if (data.sweep && data.sweep.knobs.length) {
   redraws.push(heatMap(byId("heat-controls"), byId("heat"), byId("heat-note"), data.sweep));
   redraws.push(pareto(byId("pareto-controls"), byId("pareto"), data.sweep));
-  cellTable(byId("cells"), data.sweep);
 }
+if (data.sweep) cellTable(byId("cells"), data.sweep);
 redrawAll();
 let waiting = 0;
 window.addEventListener("resize", () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(redrawAll); });
