@@ -349,7 +349,7 @@ class StepRecord(Message):
     snapshot: tuple[int, int, int, int, int, int]
 
 
-# From a process to the launcher.
+# From a process to the launcher; signs of life also to the API server.
 
 
 class Ready(Message):
@@ -375,19 +375,21 @@ class Alive(Message):
         step: A worker's last step launched; -1 before its first, and for the other processes.
         tokens: Of its steps in flight, 0 without one.
         waited_s: Since the last of them was launched or collected.
+        gauges: The scheduler's state when it had planned the last of them, None without one.
     """
 
     name: str
     step: int = -1
     tokens: int = 0
     waited_s: float = 0.0
+    gauges: Gauges | None = None
 
 
 ToTokenizer: TypeAlias = Request | Abort | Ping | Stop
 ToWorker: TypeAlias = Tokenized | Abort | Ping | Gather | Stop
 ToRank: TypeAlias = Turn | Decision
 ToDetokenizer: TypeAlias = Opening | Sampled | Ping | Stop
-ToFrontend: TypeAlias = Output | Ping | Gathering | Stop
+ToFrontend: TypeAlias = Output | Ping | Gathering | Stop | Alive
 ToLauncher: TypeAlias = Ready | Failed | Alive
 
 

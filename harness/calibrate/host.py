@@ -37,9 +37,10 @@ from runtime.server.client import Client
 from runtime.server.config import EngineSpec, Place, ServerConfig
 from runtime.server.detokenizer import DetokenizerProcess
 from runtime.server.launch import Server
+from runtime.server.leader import LeaderSide
 from runtime.server.mail import Inbox, Outbox
 from runtime.server.tokenizer import TokenizerProcess
-from runtime.server.worker import LeaderSide, sequence_of
+from runtime.server.worker import sequence_of
 
 _STEPS = "steps"
 _CLIENT = "client"

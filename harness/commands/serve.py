@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from runtime.server.config import ServerConfig
 
 _DRAIN_S = 30.0
-_DEFAULTS = ("backend=runtime", "model=tiny", "hardware=cpu", "engine.page_size=16")
+_DEFAULTS = ("backend=runtime", "model=tiny", "hardware=cpu", "policy=vllm", "engine.page_size=16")
 _EXAMPLES = """\
 examples:
   python -m harness serve
-  python -m harness serve model.path=$HOME/models/Qwen3-0.6B tp=2 policy=vllm --port 8000
+  python -m harness serve model.path=$HOME/models/Qwen3-0.6B tp=2 --port 8000
+  python -m harness serve policy=radix --max-queued 256
   python -m harness serve --shell
 
 and then, at the address that it prints:
   curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
       -d '{"model": "tiny", "prompt": "Once upon a time", "max_tokens": 20}'
+
+The policy is vllm: prompts are computed in chunks beside the decodes, and KV memory is taken as it is needed. With
+policy=radix, the default of harness run, prompts go first, and each request has room for all of max_tokens reserved.
 
 Overrides are those of harness run: policy, engine.pages, engine.max_context, backend.device=cuda and so on.
 """

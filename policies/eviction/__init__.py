@@ -1,7 +1,7 @@
 """Eviction policies of the prefix cache, one file each."""
 
 from policies.eviction.arc import Arc
-from policies.eviction.base import Eviction, LeafHeap, Leaves, Rank
+from policies.eviction.base import Eviction, LeafHeap, Rank
 from policies.eviction.fifo import Fifo
 from policies.eviction.filo import Filo
 from policies.eviction.flop_aware import FlopAware
@@ -38,7 +38,6 @@ __all__ = [
     "Ghosts",
     "Hyperbolic",
     "LeafHeap",
-    "Leaves",
     "Lfu",
     "Lfuda",
     "Lhd",

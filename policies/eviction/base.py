@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 from abc import ABC, abstractmethod
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from policies.lazy_heap import LazyHeap
 from policies.views import CacheNode, RequestView
 
 Rank: TypeAlias = float | tuple[float, ...]
-MOST_DEAD = 1000  # entries of a heap of leaves beyond those that count
 
 
 class Eviction(ABC):
@@ -55,41 +54,11 @@ class Eviction(ABC):
         """
 
 
-class Leaves:
-    """Evictable leaves by rank, smallest first, then the oldest node: a heap that drops the dead when they surface."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[Any, int]] = []  # rank, serial
-        self._entries: dict[int, tuple[Rank, CacheNode]] = {}  # serial -> its one valid entry
-
-    def push(self, node: CacheNode, rank: Rank) -> None:
-        """Add a leaf, or give it another rank."""
-        self._entries[node.serial] = (rank, node)
-        heapq.heappush(self._heap, (rank, node.serial))
-        if len(self._heap) > MOST_DEAD + 2 * len(self._entries):  # while nothing is evicted, none surfaces
-            self._heap = [(valid, serial) for serial, (valid, _) in self._entries.items()]
-            heapq.heapify(self._heap)
-
-    def discard(self, node: CacheNode) -> None:
-        """Take a node out, if it is there."""
-        self._entries.pop(node.serial, None)
-
-    def first(self) -> CacheNode | None:
-        """The leaf of the smallest rank, None where there is no leaf."""
-        while self._heap:
-            rank, serial = self._heap[0]
-            entry = self._entries.get(serial)
-            if entry is not None and entry[0] == rank:
-                return entry[1]
-            heapq.heappop(self._heap)
-        return None
-
-
 class LeafHeap(Eviction):
     """Evicts the released leaf of the smallest :meth:`priority`: what most policies need to say is one line."""
 
     def __init__(self) -> None:
-        self._leaves = Leaves()
+        self._leaves = LazyHeap[CacheNode]()
 
     @abstractmethod
     def priority(self, node: CacheNode) -> Rank:
@@ -97,16 +66,16 @@ class LeafHeap(Eviction):
 
     def released(self, node: CacheNode) -> None:
         if node.is_leaf:
-            self._leaves.push(node, self.priority(node))
+            self._leaves.push(node.serial, self.priority(node), node)
 
     def pinned(self, node: CacheNode) -> None:
-        self._leaves.discard(node)
+        self._leaves.discard(node.serial)
 
     def removed(self, node: CacheNode) -> None:
-        self._leaves.discard(node)
+        self._leaves.discard(node.serial)
         parent = node.parent
         if parent is not None and parent.parent is not None and parent.is_leaf and not parent.locks:
-            self._leaves.push(parent, self.priority(parent))
+            self._leaves.push(parent.serial, self.priority(parent), parent)
 
     def victim(self) -> CacheNode:
         leaf = self._leaves.first()

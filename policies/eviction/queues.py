@@ -6,7 +6,8 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
-from policies.eviction.base import Eviction, Leaves, Rank
+from policies.eviction.base import Eviction, Rank
+from policies.lazy_heap import LazyHeap
 from policies.views import CacheNode
 
 
@@ -42,7 +43,7 @@ class QueuedEviction(Eviction):
     def __init__(self, queues: int = 1) -> None:
         self.sizes = [0] * queues  # pages in each
         self.clock = 0  # releases so far
-        self._queues = [Leaves() for _ in range(queues)]
+        self._queues = [LazyHeap[CacheNode]() for _ in range(queues)]
         self._places: dict[int, Place] = {}  # by serial
         self._named: CacheNode | None = None  # the victim, until something else happens
 
@@ -75,15 +76,15 @@ class QueuedEviction(Eviction):
     def move(self, node: CacheNode, queue: int, rank: Rank) -> None:
         """Give an evictable leaf another place."""
         place = self._places[node.serial]
-        self._queues[place.queue].discard(node)
+        self._queues[place.queue].discard(node.serial)
         self.sizes[place.queue] -= place.pages
         place.queue, place.rank = queue, rank
         self.sizes[queue] += place.pages
-        self._queues[queue].push(node, rank)
+        self._queues[queue].push(node.serial, rank, node)
 
     def offer(self, node: CacheNode, place: Place) -> None:
         """A node is an evictable leaf now."""
-        self._queues[place.queue].push(node, place.rank)
+        self._queues[place.queue].push(node.serial, place.rank, node)
 
     def released(self, node: CacheNode) -> None:
         self._settle()
@@ -104,13 +105,13 @@ class QueuedEviction(Eviction):
         if place is not None:
             self.sizes[place.queue] -= place.pages
             place.pages = 0
-            self._queues[place.queue].discard(node)
+            self._queues[place.queue].discard(node.serial)
 
     def removed(self, node: CacheNode) -> None:
         self._settle()
         place = self._places.pop(node.serial)
         self.sizes[place.queue] -= place.pages
-        self._queues[place.queue].discard(node)
+        self._queues[place.queue].discard(node.serial)
         self.gone(node, place)
         parent = node.parent
         if parent is not None and parent.parent is not None and parent.is_leaf and not parent.locks:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 from abc import ABC, abstractmethod
 
+from policies.lazy_heap import LazyHeap
 from policies.order import DynamicOrder, Order
 from policies.views import SchedulerView
 from runtime.scheduler.sequence import Sequence
-
-_MOST_DEAD = 1000  # entries of a heap beyond those that count
 
 
 class WaitingQueue(ABC):
@@ -41,37 +39,29 @@ def waiting_queue(order: Order | DynamicOrder) -> WaitingQueue:
 
 
 class _KeyedQueue(WaitingQueue):
-    """For keys that are fixed while a sequence waits: a heap, removed entries dropped when they surface."""
+    """For keys that are fixed while a sequence waits."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._heap: list[tuple[float, int]] = []
-        self._queued: dict[int, tuple[tuple[float, int], Sequence]] = {}  # by ordinal: its one valid entry
+        self._queued = LazyHeap[Sequence]()  # by ordinal
 
     def __len__(self) -> int:
         return len(self._queued)
 
     def push(self, sequence: Sequence) -> None:
-        entry = (self._order.key(sequence), sequence.ordinal)
-        self._queued[sequence.ordinal] = (entry, sequence)
-        heapq.heappush(self._heap, entry)
+        self._queued.push(sequence.ordinal, self._order.key(sequence), sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        del self._queued[sequence.ordinal]
-        if len(self._heap) > _MOST_DEAD + 2 * len(self._queued):  # those aborted at the end of the queue never surface
-            self._heap = [entry for entry, _ in self._queued.values()]
-            heapq.heapify(self._heap)
+        self._queued.discard(sequence.ordinal)
 
     def arrange(self, scheduler: SchedulerView, now: float) -> None:
         del scheduler, now
 
     def head(self) -> Sequence:
-        while True:
-            entry = self._heap[0]
-            valid, sequence = self._queued.get(entry[1], (None, None))
-            if sequence is not None and valid is entry:
-                return sequence
-            heapq.heappop(self._heap)  # of a sequence that was admitted or aborted since, or queued again
+        head = self._queued.first()
+        if head is None:
+            raise LookupError("the head of the waiting queue was asked for, and nothing waits")
+        return head
 
 
 class _ArrangedQueue(WaitingQueue):

@@ -56,7 +56,9 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorBody, "description": "There is no such model."},
     429: {"model": ErrorBody, "description": "The queue is full; Retry-After says when to come again."},
 }
-_STALLED: dict[int | str, dict[str, Any]] = {503: {"model": ErrorBody, "description": "A process does not answer."}}
+_STALLED: dict[int | str, dict[str, Any]] = {
+    503: {"model": ErrorBody, "description": "A process hangs; the message names it."}
+}
 
 
 def _streams(name: str, model: type) -> dict[int | str, dict[str, Any]]:
@@ -143,8 +145,8 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
 
     @app.get("/health", responses=_STALLED)
     async def health() -> Health:
-        """Whether every process answers, by a round trip through all of them."""
-        gauges = await _gauges(frontend)
+        """Whether no process hangs, and how the scheduler stands: by a round trip, or as of a step that takes long."""
+        gauges = await frontend.gauges()
         pages = pages_by_state(gauges)
         return Health(
             waiting=gauges.waiting,
@@ -158,7 +160,7 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
     @app.get("/metrics", responses=_STALLED, response_class=Response)
     async def metrics() -> Response:
         """Counters and gauges for Prometheus."""
-        return Response(meters.text(await _gauges(frontend)), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(meters.text(await frontend.gauges()), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _answer_errors(app)
     _document(app)
@@ -192,13 +194,6 @@ def _check_model(asked: str, served: str) -> None:
         raise ApiError(
             404, f"model={asked!r}: there is no such model, ask for {served!r}", code="model_not_found", param="model"
         )
-
-
-async def _gauges(frontend: Frontend) -> Any:
-    try:
-        return await frontend.ping()
-    except TimeoutError as error:
-        raise ApiError(503, "a process of the server does not answer", code="stalled") from error
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from runtime.messages import API, DETOKENIZER, TOKENIZER, WORKER
 from runtime.scheduler import SchedulerConfig
 
 
@@ -81,6 +82,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 raise ServerError(f"{name}={value}: from {low} to {high}")
         if not 0 < self.stall_s < math.inf:
             raise ServerError(f"stall_s={self.stall_s:g}: above 0, e.g. 60")
+
+    @property
+    def processes(self) -> list[str]:
+        """Names of the processes, in the order that a request flows through them."""
+        return [
+            *([API] if self.http else []),
+            *(TOKENIZER.format(index) for index in range(self.tokenizers)),
+            *(WORKER.format(rank) for rank in range(self.tp)),
+            DETOKENIZER,
+        ]
 
 
 class Place(msgspec.Struct, frozen=True):

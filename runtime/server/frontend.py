@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import count
 
 from runtime.messages import (
     API,
     API_REQUEST_IDS,
     TOKENIZER,
+    WORKER,
     Abort,
+    Alive,
     Gauges,
     Output,
     Piece,
@@ -21,6 +24,7 @@ from runtime.messages import (
 from runtime.server.config import Place
 from runtime.server.errors import ApiError
 from runtime.server.mail import Inbox, Outbox
+from runtime.server.pulse import Vigil
 
 
 class ClientGoneError(Exception):
@@ -97,6 +101,9 @@ class Frontend:
         self._answers: dict[int, Answer] = {}  # by request id, of those that have not ended
         self._pings = count()
         self._pongs: dict[int, asyncio.Future[Gauges]] = {}
+        watched = [name for name in config.processes if name != API]
+        self._vigil = Vigil(watched, config.stall_s, time.monotonic())
+        self._in_step: Gauges | None = None  # where rank 0 runs a step: the scheduler's state when it was planned
         self.stopped = asyncio.Event()
 
     def listen(self) -> None:
@@ -139,11 +146,17 @@ class Frontend:
             self._outbox.send(self._tokenizer(request_id), Abort(request_id))
             del self._answers[request_id]
 
-    async def ping(self, timeout_s: float = 5.0) -> Gauges:
+    async def gauges(self, patience_s: float = 2.0) -> Gauges:
         """The scheduler's state, by a round trip through every process.
 
+        Rank 0 answers between two steps. Where that takes long, though no process hangs, it is the state that the step
+        was planned in.
+
+        Args:
+            patience_s: Seconds that the round trip has.
+
         Raises:
-            TimeoutError: A process did not answer.
+            ApiError: A process hangs, by the rule by which the launcher ends the server.
         """
         pings = {next(self._pings): tokenizer for tokenizer in self._tokenizers}
         pongs: list[asyncio.Future[Gauges]] = [asyncio.get_running_loop().create_future() for _ in pings]
@@ -151,7 +164,14 @@ class Frontend:
         for number, tokenizer in pings.items():
             self._outbox.send(tokenizer, Ping(API, number))
         try:
-            return (await asyncio.wait_for(asyncio.gather(*pongs), timeout_s))[-1]
+            while (await asyncio.wait(pongs, timeout=patience_s))[1]:
+                self._receive()  # signs that came while this process was busy
+                hang = self._vigil.hang(time.monotonic())
+                if hang is not None:
+                    raise ApiError(503, f"{', '.join(hang.names)}: {hang.why}", code="stalled")
+                if self._in_step is not None:
+                    return self._in_step
+            return pongs[-1].result()
         finally:
             for number in pings:
                 del self._pongs[number]
@@ -178,6 +198,10 @@ class Frontend:
             if isinstance(message, Output):
                 for piece in message.pieces:
                     self._put(piece)
+            elif isinstance(message, Alive):
+                self._vigil.heard(message, time.monotonic())
+                if message.name == WORKER.format(0):
+                    self._in_step = message.gauges
             elif isinstance(message, Ping):
                 pong = self._pongs.get(message.number)
                 if pong is not None and not pong.done() and message.gauges is not None:

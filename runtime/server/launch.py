@@ -19,7 +19,7 @@ from typing import IO
 
 import msgspec
 
-from runtime.messages import API, DETOKENIZER, LAUNCHER, TOKENIZER, WORKER, Alive, Failed, Ready, Stop, ToLauncher
+from runtime.messages import LAUNCHER, WORKER, Alive, Failed, Ready, Stop, ToLauncher
 from runtime.server.config import Place, ServerConfig, ServerError
 from runtime.server.mail import Inbox, Outbox
 from runtime.server.pulse import Vigil
@@ -147,7 +147,7 @@ class Server:
         atexit.register(self.stop, 0.0)
         inbox = Inbox(self.directory, LAUNCHER, ToLauncher)
         try:
-            for name in self._names():
+            for name in self.config.processes:
                 place = Place(name, str(self.directory), self.config)
                 self._processes.append(_Process(place, self._heard))
             self._wait_ready(inbox, time.monotonic() + timeout_s)
@@ -200,18 +200,8 @@ class Server:
     ) -> None:
         self.stop(0.0 if kind is not None else 30.0)
 
-    def _names(self) -> list[str]:
-        """Processes, in the order that a request flows through them."""
-        config = self.config
-        return [
-            *([API] if config.http else []),
-            *(TOKENIZER.format(index) for index in range(config.tokenizers)),
-            *(WORKER.format(rank) for rank in range(config.tp)),
-            DETOKENIZER,
-        ]
-
     def _wait_ready(self, inbox: Inbox, deadline_s: float) -> None:
-        waited_for = dict.fromkeys(self._names())
+        waited_for = dict.fromkeys(self.config.processes)
         while waited_for:
             for message in inbox.wait(_WATCH_S):
                 self._heed(message, waited_for)
@@ -235,7 +225,7 @@ class Server:
             self.pages = message.pages
 
     def _watch_processes(self, inbox: Inbox) -> None:
-        vigil = Vigil(self._names(), self.config.stall_s, time.monotonic())
+        vigil = Vigil(self.config.processes, self.config.stall_s, time.monotonic())
         while not self._stopping.wait(_WATCH_S):
             trouble = self._trouble(inbox, vigil)
             if trouble is not None:

@@ -76,12 +76,18 @@ def main() -> int:
 
 
 def _watch_launcher(place: Place, pulse: Pulse) -> None:
-    """Give signs of life until standard input ends: the launcher is gone, and nobody is left to clean up but us."""
+    """Give signs of life until standard input ends: the launcher is gone, and nobody is left to clean up but us.
+
+    They go to the launcher, which ends the server when a process hangs, and to the API server, which is asked.
+    """
     outbox = Outbox(place.path)
     stdin = sys.stdin.fileno()
     every_s = beat_s(place.config.stall_s)
+    listeners = [LAUNCHER, *([API] if place.config.http and place.name != API else [])]
     while not (select.select([stdin], [], [], every_s)[0] and not os.read(stdin, 4096)):
-        outbox.send(LAUNCHER, pulse.alive())
+        sign = pulse.alive()
+        for listener in listeners:
+            outbox.send(listener, sign)
     shutil.rmtree(place.path, ignore_errors=True)
     os._exit(1)
 

@@ -1,4 +1,7 @@
-"""Signs of life: every process tells the launcher that it lives and what it waits for, and the launcher judges."""
+"""Signs of life: every process tells that it lives and what it waits for, and one rule judges which of them hangs.
+
+The launcher judges to end the server, the API server to answer ``/health``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from runtime.messages import Alive
-from runtime.scheduler import Batch
+from runtime.messages import Alive, Gauges
+from runtime.scheduler import Batch, Snapshot
 
 _LONGEST_BEAT_S = 1.0
 _SILENT_BEATS = 3  # missed in a row, and a process is a suspect where a step does not end
@@ -20,32 +23,40 @@ def beat_s(stall_s: float) -> float:
 
 
 class Pulse:
-    """What a process waits for. Its main thread writes, and the thread that tells the launcher reads.
+    """What a process waits for. Its main thread writes, and the thread that gives the signs reads.
+
+    Attributes:
+        pages: Of a worker's KV memory, 0 until it is known.
 
     Args:
         name: The process.
     """
 
     def __init__(self, name: str) -> None:
+        self.pages = 0
         self._name = name
         self._tokens: list[int] = []  # of the steps in flight
-        # In one assignment, so that a reader never sees half of it: last step launched, tokens in flight, since when.
-        self._state = (-1, 0, 0.0)
+        # In one assignment, so that a reader never sees half of it: last step launched, how the scheduler stood when it
+        # had been planned, tokens in flight, since when.
+        self._state: tuple[int, Snapshot | None, int, float] = (-1, None, 0, 0.0)
 
     def launching(self, batch: Batch) -> None:
         """A worker's engine is about to begin a step."""
         self._tokens.append(sum([chunk.tokens for chunk in batch.chunks]) + len(batch.decodes))
-        self._state = batch.step, sum(self._tokens), time.monotonic()
+        self._state = batch.step, batch.snapshot, sum(self._tokens), time.monotonic()
 
     def collected(self) -> None:
         """The oldest step in flight has ended."""
         del self._tokens[0]
-        self._state = self._state[0], sum(self._tokens), time.monotonic()
+        self._state = *self._state[:2], sum(self._tokens), time.monotonic()
 
     def alive(self) -> Alive:
         """The next sign of life."""
-        step, tokens, since_s = self._state
-        return Alive(self._name, step, tokens, time.monotonic() - since_s if tokens else 0.0)
+        step, snapshot, tokens, since_s = self._state
+        if snapshot is None or not tokens:
+            return Alive(self._name, step)
+        gauges = Gauges(*snapshot[:4], self.pages)
+        return Alive(self._name, step, tokens, time.monotonic() - since_s, gauges)
 
 
 class Hang(NamedTuple):

@@ -38,7 +38,7 @@ WAYS = (
     Way("api", "tokenizer", ("Request", "Abort", "Ping"), ("frontend",)),
     Way("tokenizer", "worker", ("Tokenized", "Abort", "Ping"), ("tokenizer",)),
     Way("worker", "ranks", ("Turn", "Decision"), ("ranks",)),
-    Way("worker", "detokenizer", ("Opening", "Sampled", "Ping"), ("worker",)),
+    Way("worker", "detokenizer", ("Opening", "Sampled", "Ping"), ("leader",)),
     Way("detokenizer", "worker", ("Abort",), ("detokenizer",)),
     Way("detokenizer", "api", ("Output", "Ping"), ("detokenizer",)),
 )

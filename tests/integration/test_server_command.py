@@ -18,6 +18,7 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
 from harness.cli import main  # noqa: E402
+from harness.commands.serve import _config, _parser  # noqa: E402
 
 
 @pytest.fixture
@@ -76,6 +77,17 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     said = capsys.readouterr().err
     assert names in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "batching", "reservation"),
+    [([], "chunked", "none"), (["policy=radix"], "prefill_first", "full")],
+)
+def test_decodes_go_on_beside_prompts_unless_another_policy_is_asked_for(
+    words: list[str], batching: str, reservation: str
+) -> None:
+    policy = _config(_parser().parse_intermixed_args(words)).policy
+    assert (policy["batching"]["name"], policy["reservation"]["name"]) == (batching, reservation)
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ class Echo(Frontend):
         self._put(Piece(request.request_id, "text", b"", [], None))
         self._put(Piece(request.request_id, "", b"", [], ended))
 
-    async def ping(self, timeout_s: float = 5.0) -> Gauges:
+    async def gauges(self, patience_s: float = 2.0) -> Gauges:
         return Gauges(0, 0, 64, 0, 64)
 
 

@@ -11,11 +11,10 @@ import pytest
 from harness.cache.accesses import Reader
 from policies.errors import PolicyError
 from policies.eviction import Eviction, Ghosts, Sieve, prefix_key
-from policies.eviction.base import Leaves
 from policies.registry import build
 from runtime.scheduler import SchedulerConfig, Sequence
 from runtime.scheduler.memory import KvMemory
-from runtime.scheduler.prefix import NO_PAGES, Node, RadixCache
+from runtime.scheduler.prefix import Node, RadixCache
 
 
 class Reporting(RadixCache):
@@ -372,20 +371,3 @@ def test_the_server_tells_who_used_what() -> None:
         memory.extend(asked, memory.obtain(2))
         memory.vacate(asked, 2)
     assert [memory.cache.match(tokens_of(word)).tokens for word in ("ab", "cd", "ef", "gh")] == [2, 0, 2, 2]
-
-
-@pytest.mark.parametrize("direction", [1, -1], ids=["as lru", "as mru"])
-def test_leaves_that_are_used_again_and_again_take_no_more_memory(direction: int) -> None:
-    """While the cache has room nothing is evicted, and what was ranked before does not surface."""
-    leaves = Leaves()
-    nodes = [Node(serial, b"", NO_PAGES, None, 0) for serial in range(5)]
-    for use in range(20_000):
-        node = nodes[use % 5]
-        leaves.discard(node)
-        leaves.push(node, direction * use)
-    assert len(leaves._heap) < 2000
-    gone = []
-    while (first := leaves.first()) is not None:
-        gone.append(first.serial)
-        leaves.discard(first)
-    assert gone == [0, 1, 2, 3, 4][::direction]

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("msgspec")
 
-from runtime.messages import Alive
+from runtime.messages import Alive, Gauges
 from runtime.scheduler import Batch, Chunk, Sequence, Snapshot
 from runtime.server.pulse import Pulse, Vigil, beat_s
 
@@ -24,7 +24,7 @@ def beating(vigil: Vigil, until: float, *but: str, **signs: tuple[int, int, floa
 def batch(step: int, chunk_tokens: int, decodes: int) -> Batch:
     sequences = [Sequence(number, 5, np.zeros(5, np.int32), 5) for number in range(decodes + 1)]
     chunks = [Chunk(sequences[0], 0, chunk_tokens, True)] if chunk_tokens else []
-    return Batch(step, chunks, sequences[1:], [0] * decodes, [], Snapshot(0, 0, 0, 0, 0, 0))
+    return Batch(step, chunks, sequences[1:], [0] * decodes, [], Snapshot(1, 2, 3, 4, 0, 0))
 
 
 def test_a_process_that_gives_no_sign_hangs_once_the_limit_is_over() -> None:
@@ -92,10 +92,12 @@ def test_a_stranger_is_not_watched() -> None:
 def test_a_pulse_counts_what_is_in_flight() -> None:
     pulse = Pulse("worker.0")
     assert pulse.alive() == Alive("worker.0")
+    pulse.pages = 64
     pulse.launching(batch(0, 100, 0))
     pulse.launching(batch(1, 0, 3))
     sign = pulse.alive()
     assert (sign.step, sign.tokens, sign.waited_s >= 0) == (1, 103, True)
+    assert sign.gauges == Gauges(1, 2, 3, 4, 64)
     pulse.collected()
     assert (pulse.alive().step, pulse.alive().tokens) == (1, 3)
     pulse.collected()

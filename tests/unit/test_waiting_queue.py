@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policies.order import DynamicOrder, Fcfs, Order
 from policies.views import SchedulerView, SequenceView
 from runtime.scheduler import Scheduler, SchedulerConfig, Sequence
-from runtime.scheduler.waiting import WaitingQueue, _KeyedQueue, waiting_queue
+from runtime.scheduler.waiting import WaitingQueue, waiting_queue
 from tests.core.driver import Scenario
 
 SCHEDULER: Scheduler = Scenario(SchedulerConfig(8, 1, 8, 8), {}, ()).scheduler()
@@ -85,14 +85,3 @@ def test_an_order_that_loses_a_sequence_is_named() -> None:
     queue.push(sequence(0))
     with pytest.raises(ValueError, match=r"Forgetful\.arrange returned 0 of 1 waiting sequences: return every one"):
         queue.arrange(SCHEDULER, 0.0)
-
-
-def test_those_that_leave_from_the_end_of_the_queue_are_forgotten() -> None:
-    queue = waiting_queue(Fcfs())
-    assert isinstance(queue, _KeyedQueue)
-    queue.push(sequence(0))
-    for ordinal in range(1, 10_000):  # their clients give up before it is their turn
-        queue.push(gone := sequence(ordinal))
-        queue.remove(gone)
-    assert len(queue._heap) < 2000
-    assert drained(queue) == [0]
