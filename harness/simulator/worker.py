@@ -160,9 +160,12 @@ class Worker:
         env, inbox, host_s = self._env, self._inbox, foresight.host_s
         if inbox:
             return 0
+        launching = self._host_s > env.now  # nothing was committed since: the loop looks again when that is done
         yield inbox.filled_until(host_s.item(-1))
         if not inbox:
             return len(host_s)
+        if launching and env.now <= self._host_s:
+            return 0
         # The loop looks for messages after each step: it sees this one after the first that ends from now on.
         steps = int(host_s.searchsorted(env.now)) + 1
         yield env.until(host_s.item(steps - 1))

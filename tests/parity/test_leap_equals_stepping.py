@@ -144,6 +144,16 @@ def test_tables_are_byte_equal(case: Case) -> None:
     assert_equal(case.replay(leap=True), case.replay(leap=False))
 
 
+def test_a_request_comes_while_the_host_launches_the_first_of_a_run() -> None:
+    """Nothing was committed since: the loop looks for requests when the launch is done, before it steps on."""
+    prompts, outputs = [1, 21, 52, 7, 59], [24, 40, 6, 26, 30]
+    trace = Trace.build("five", arrival_s=np.arange(5.0), prompt_tokens=prompts, output_tokens=outputs)
+    engine = EngineConfig(page_size=1, pages=89, max_running=3, cuda_graph=False)
+    policy = {**PLAIN, "batching": {"name": "prefill_first", "step_tokens": 16}, "reservation": {"name": "none"}}
+    case = Case(trace, Arrivals.CLOSED, 3, "llama3_8b", engine, "none", policy)
+    assert_equal(case.replay(leap=True), case.replay(leap=False))
+
+
 @cache
 def busy() -> Trace:
     """Conversations of several tenants, more than memory has room for at a time."""
