@@ -131,7 +131,7 @@ def test_a_policy_that_misleads_the_scheduler_is_named_too(capsys: pytest.Captur
     assert main(["run", *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: with policy.order.name=faulty.Nothing: TypeError: '<' not supported")
-    assert "waiting.py:" in error
+    assert "lazy_heap.py:" in error
 
 
 @pytest.mark.parametrize(
