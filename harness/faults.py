@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.config import ConfigError
 from harness.extras import not_installed
+from harness.report.terminal import shortest
 from policies.errors import PolicyError
 from policies.registry import PARTS, find
 
@@ -148,5 +149,4 @@ def _said(error: BaseException) -> str:
 
 
 def _place(file: str, line: int | str | None) -> str:
-    path = Path(file)
-    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{line}"
+    return f"{shortest(Path(file))}:{line}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import ConfigError, ExperimentConfig, conf_dir
+from harness.report.terminal import shortest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -116,7 +117,7 @@ def _experiment(config: ExperimentConfig, config_yaml: str, run_dir: Path, conso
     if not line_only:
         for note in record.notes:
             console.print(note, style="dim", markup=False)
-        console.print(f"Run directory: {_shortest(run_dir)}", markup=False)
+        console.print(f"Run directory: {shortest(run_dir)}", markup=False)
     if record.failure is not None:
         _failed(in_one_line(record.failure, config.policy), record.failure, run_dir)
         console.print("The tables hold what was measured before, marked incomplete.", style="bold")
@@ -139,11 +140,6 @@ def _failed(why: str, details: str, run_dir: Path) -> int:
         except OSError:  # a full disk, which may be why
             details = ""
         if "\n" in details:
-            line += f"; more in {_shortest(run_dir / ERROR)}"
+            line += f"; more in {shortest(run_dir / ERROR)}"
     print(f"error: {line}", file=sys.stderr)  # noqa: T201
     return MISTAKE
-
-
-def _shortest(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.report.terminal import table_console
+from harness.report.terminal import shortest, table_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,16 +105,12 @@ def _before(tasks: dict[str, CellTask], todo: list[CellTask]) -> str:
 def _warn(changed: list[Path], directory: Path, console: Console) -> None:
     """Say that cells which are kept may be of another program."""
     if changed:
-        names = ", ".join(str(_shortest(path)) for path in changed[:MOST_NAMED])
+        names = ", ".join(str(shortest(path)) for path in changed[:MOST_NAMED])
         more = f" and {len(changed) - MOST_NAMED} more files" if len(changed) > MOST_NAMED else ""
         have = "has" if len(changed) == 1 else "have"
         said = f"OLD RESULTS: {names}{more} {have} changed since some of these were run; "
         said += f"remove {directory} to run them again"
         console.print(said, style="yellow", markup=False, soft_wrap=True)
-
-
-def _shortest(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _run(todo: list[CellTask], arguments: argparse.Namespace, directory: Path, console: Console) -> bool:

@@ -1,8 +1,9 @@
-"""How tables are printed: as wide as the terminal, or wide enough in a pipe, and what stands for the unknown."""
+"""What a person reads on a terminal: tables as wide as it, or wide enough in a pipe; the unknown; paths."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,12 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 160  # columns
 UNKNOWN = "-"  # what a person reads where a figure is not known
+
+
+def shortest(path: Path) -> Path:
+    """A path as seen from the working directory, where it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def table_console() -> Console:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from harness.metrics.schema import ended_ok
+from harness.report.terminal import UNKNOWN
 from harness.validate.sources import Steps
 from harness.validate.validation import Finding, Validation
 
 _METRICS = ("ttft_s", "tpot_s", "e2e_s")
 _STATISTICS = ("mean", "p50", "p90", "p99", "mape")
-_UNKNOWN = "-"
 
 
 def page(validations: Mapping[str, Validation]) -> str:
@@ -63,7 +63,7 @@ def _errors(name: str, found: Validation, finding: Finding) -> Iterable[list[str
         for statistic in _STATISTICS:
             line = cells.get((metric, statistic))
             if line is None:
-                row.append(_UNKNOWN)
+                row.append(UNKNOWN)
                 continue
             own = "" if np.isnan(line.own_error) else f" ({line.own_error * 100:.1f})"
             row.append(f"{line.error * 100:{'.1f' if statistic == 'mape' else '+.1f'}}{own}")
@@ -76,7 +76,7 @@ def _sources(name: str, found: Validation, finding: Finding) -> list[str]:
     row = [_called(name, finding, found), _rate(found)]
     row += [_percent(errors.get((metric, "mean"))) for metric in ("requests_per_s", "hit_ratio")]
     if found.steps is None:
-        row += [_UNKNOWN] * 6
+        row += [UNKNOWN] * 6
     else:
         row += [_of_kind(found.steps, kind) for kind in ("prefill", "mixed", "decode")]
         each = np.abs(found.steps.predicted_s / found.steps.real_s - 1) * 100
@@ -85,7 +85,7 @@ def _sources(name: str, found: Validation, finding: Finding) -> list[str]:
         row.append(", ".join(_percent(left.get((metric, "mean"))) for metric in ("ttft_s", "e2e_s")))
         steps = f"{len(found.steps.shapes):,} steps"
         row.append(f"{steps}: identical" if found.steps.difference is None else f"parts: {found.steps.difference}")
-    row.append(_UNKNOWN if np.isnan(finding.speed) else f"{finding.speed:,.0f}")
+    row.append(UNKNOWN if np.isnan(finding.speed) else f"{finding.speed:,.0f}")
     return row
 
 
@@ -103,7 +103,7 @@ def _rate(found: Validation) -> str:
     """What the real runs' clients offered, requests a second."""
     offered: Any = [run.run.summary["load"]["offered_requests_per_s"] for run in found.real]
     known = [rate for rate in offered if rate is not None]
-    return f"{np.mean(known):.2f}" if known else _UNKNOWN
+    return f"{np.mean(known):.2f}" if known else UNKNOWN
 
 
 def _of_kind(steps: Steps, kind: str) -> str:
@@ -113,7 +113,7 @@ def _of_kind(steps: Steps, kind: str) -> str:
 
 
 def _percent(error: float | None) -> str:
-    return _UNKNOWN if error is None or np.isnan(error) else f"{error * 100:+.1f}"
+    return UNKNOWN if error is None or np.isnan(error) else f"{error * 100:+.1f}"
 
 
 def _table(heads: Iterable[str], words: int, rows: Iterable[list[str]]) -> str:

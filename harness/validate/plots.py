@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.metrics.schema import ended_ok
-from harness.report.figure import COLOURS
+from harness.report.figure import COLOURS, save
 from harness.report.latency_plot import TITLES, plot_cdfs
 from harness.validate.recording import Recording
 
@@ -34,6 +34,9 @@ def plot_quantiles(real: list[Recording], twins: dict[str, Recording], path: Pat
         real: The real server's runs.
         twins: By name.
         path: The image.
+
+    Raises:
+        PlotError: The file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -54,7 +57,7 @@ def plot_quantiles(real: list[Recording], twins: dict[str, Recording], path: Pat
     panels[0].set_ylabel("quantiles, ms")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=max(len(labels), 1), frameon=False)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _diagonal(axes: Axes) -> None:

@@ -62,6 +62,33 @@ class Communicator(ABC):
         """Leave the group."""
 
 
+class DelegatingCommunicator(Communicator):
+    """A group that leaves to another of the same ranks what a subclass does not do itself.
+
+    Args:
+        group: The other.
+    """
+
+    def __init__(self, group: Communicator) -> None:
+        self.rank, self.size = group.rank, group.size
+        self._group = group
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return self._group.all_reduce(tensor)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        return self._group.all_gather(tensor)
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        return self._group.broadcast(tensor, source)
+
+    def barrier(self) -> None:
+        self._group.barrier()
+
+    def close(self) -> None:
+        self._group.close()
+
+
 class SingleCommunicator(Communicator):
     """A group of one."""
 

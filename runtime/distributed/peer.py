@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from runtime.distributed.communicator import Communicator
+from runtime.distributed.communicator import Communicator, DelegatingCommunicator
 from runtime.kernels import Kernels
 
 _VECTOR = 8  # numbers of half precision that are written at a time
@@ -55,7 +55,7 @@ class PeerMemory(Protocol):
         """Each rank sums a share of the rows, and knows the stream of these alone."""
 
 
-class PeerCommunicator(Communicator):
+class PeerCommunicator(DelegatingCommunicator):
     """A group whose sums of few rows go through peer memory, and all else another way.
 
     Args:
@@ -65,8 +65,7 @@ class PeerCommunicator(Communicator):
     """
 
     def __init__(self, group: Communicator, memory: PeerMemory, limits: Limits) -> None:
-        self.rank, self.size = group.rank, group.size
-        self._group = group
+        super().__init__(group)
         self._memory = memory
         self._limits = limits
 
@@ -78,18 +77,3 @@ class PeerCommunicator(Communicator):
         if len(part) <= self._limits.two_shot:
             return self._memory.two_shot(part, residual, weight, eps)
         return self._group.add_rms_norm(part, residual, weight, eps, kernels)
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        return self._group.all_reduce(tensor)
-
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        return self._group.all_gather(tensor)
-
-    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        return self._group.broadcast(tensor, source)
-
-    def barrier(self) -> None:
-        self._group.barrier()
-
-    def close(self) -> None:
-        self._group.close()

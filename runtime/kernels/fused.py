@@ -15,7 +15,7 @@ from runtime.kernels.base import HeadNorms, Kernels, Weight
 from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.fused_fp8 import scaled_linear
 from runtime.kernels.fused_moe import experts_sum, route
-from runtime.kernels.launch import OVERLAP_TOKENS, overlap
+from runtime.kernels.launch import OVERLAP_TOKENS, overlap, row_warps
 from runtime.kernels.skinny import skinny_linear, skinny_tiling
 
 _HEADS = 4  # that one program turns
@@ -51,7 +51,7 @@ class FusedKernels(Kernels):
         pdl = self._overlaps(x)
         block = power_of_2(width)
         _rms_norm[(x.numel() // width,)](
-            x, weight, out, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **overlap(pdl)
+            x, weight, out, width, eps, BLOCK=block, PDL=pdl, num_warps=row_warps(block), **overlap(pdl)
         )
         return out
 
@@ -60,7 +60,7 @@ class FusedKernels(Kernels):
         pdl = self._overlaps(x)
         block = power_of_2(width)
         _add_rms_norm[(tokens,)](
-            x, residual, weight, width, eps, BLOCK=block, PDL=pdl, num_warps=_warps(block), **overlap(pdl)
+            x, residual, weight, width, eps, BLOCK=block, PDL=pdl, num_warps=row_warps(block), **overlap(pdl)
         )
         return x, residual
 
@@ -124,11 +124,6 @@ class FusedKernels(Kernels):
 
     def _overlaps(self, x: Tensor) -> bool:
         return self._overlap and x.shape[0] <= OVERLAP_TOKENS
-
-
-def _warps(block: int) -> int:
-    """Warps for a row of ``block`` elements: some 8 to 16 elements a thread."""
-    return min(max(block // 512, 1), 16)
 
 
 @direct

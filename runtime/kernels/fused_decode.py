@@ -20,10 +20,9 @@ from runtime.kernels.base import HeadNorms
 from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.launch import overlap
 from runtime.kernels.paged_attention import AttentionShape, AttentionTables
-from runtime.kernels.skinny import fetch_lines
+from runtime.kernels.skinny import LINE, fetch_lines
 
 _LEAST_ROWS = 16  # of a matrix instruction; a smaller group of heads is padded
-_LINE = 64  # numbers of 16 bits of a line of the L2 cache
 _MERGED_NUMBERS = 64  # that a thread merges at once
 
 
@@ -135,7 +134,7 @@ def constants(shape: AttentionShape, tiling: FusedTiling) -> dict[str, int]:
         "ROWS": max(group, _LEAST_ROWS),
         "TOKENS": tiling.tokens,
         "FETCHED": tiling.fetched,
-        "LINE": _LINE,
+        "LINE": LINE,
         "MERGED_HEADS": group,
         "MERGED": max(_MERGED_NUMBERS * 32 * tiling.warps // (group * block_d), 1),
     }

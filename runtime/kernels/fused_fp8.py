@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.fp8 import FP8, LARGEST
-from runtime.kernels.launch import overlap
+from runtime.kernels.launch import overlap, row_warps
 
 
 def quantize_rows(x: Tensor, *, overlap_launch: bool) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def quantize_rows(x: Tensor, *, overlap_launch: bool) -> tuple[Tensor, Tensor]:
         LARGEST=LARGEST,
         BLOCK=block,
         PDL=overlap_launch,
-        num_warps=min(max(block // 512, 1), 16),
+        num_warps=row_warps(block),
         **overlap(overlap_launch),
     )
     return rounded, scales

@@ -29,6 +29,11 @@ step does not fill the GPU."""
 # grid's programs come once all of this one have said so, and are running; the running ones wait for earlier ones alone.
 
 
+def row_warps(block: int) -> int:
+    """Warps of a program that works on a row of ``block`` numbers: some 8 to 16 numbers a thread."""
+    return min(max(block // 512, 1), 16)
+
+
 def overlap(wanted: bool) -> dict[str, bool]:
     """Triton's option for programmatic dependent launch, from compute capability 9 on; its interpreter knows none."""
     return {"launch_pdl": True} if wanted else {}

@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from runtime.kernels.direct import direct, power_of_2
-from runtime.kernels.launch import overlap
+from runtime.kernels.launch import overlap, row_warps
 
 _PROGRAMS = {2: 256, 4: 128, 8: 128}
 """At most, by ranks, so that all find room on a GPU of 132 processors: of those for two ranks two fit on each. Each of
@@ -138,7 +138,7 @@ def _launch(
         BLOCK=block,
         ADD=residual is not None,
         PDL=pdl,
-        num_warps=min(max(block // 512, 1), 16),
+        num_warps=row_warps(block),
         **overlap(pdl),
     )
     return part, stream

@@ -15,7 +15,7 @@ from runtime.kernels.direct import direct, power_of_2
 from runtime.kernels.launch import overlap
 
 _LEAST_ROWS = 16  # of a matrix instruction; fewer are padded
-_LINE = 64  # numbers of 16 bits of a cache line
+LINE = 64  # numbers of 16 bits of a line of the L2 cache
 
 
 class SkinnyTiling(NamedTuple):
@@ -88,7 +88,7 @@ def _rounds(programs: int, resident: int) -> int:
 
 def divides(tiling: SkinnyTiling, inputs: int, outputs: int) -> bool:
     """Whether a product can be cut so."""
-    return outputs % tiling.outputs == 0 and inputs % tiling.depth == 0 and inputs >= tiling.lines * _LINE
+    return outputs % tiling.outputs == 0 and inputs % tiling.depth == 0 and inputs >= tiling.lines * LINE
 
 
 def skinny_linear(
@@ -130,7 +130,7 @@ def skinny_linear(
         OUTPUTS=tiling.outputs,
         DEPTH=tiling.depth,
         LINES=tiling.lines if overlap_launch else 0,
-        LINE=_LINE,
+        LINE=LINE,
         BIAS=bias is not None,
         PDL=overlap_launch,
         num_warps=tiling.warps,

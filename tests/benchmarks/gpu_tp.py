@@ -111,7 +111,7 @@ class Rank:
         prompt = random.integers(0, config.vocab_size, 700).tolist()
         exact = self._logits(config, alone, Placement(SingleCommunicator(), self.device, self.dtype), prompt)
         for way in [name for name in ("fused", "gloo") if name in communicator.ways]:
-            communicator.way = way
+            communicator.take(way)
             found = self._logits(config, divided, placement, prompt)
             error = float((found.float() - exact.float()).norm() / exact.float().norm())
             self.say(f"  logits, tp={self.group.size} against 1, {way}: {verdict(error < 2e-2)} {error:.1e}")
@@ -175,7 +175,7 @@ class Rank:
         graphs.ladder = lambda largest: [1, 16, 64, 128, 192, largest]  # the peer's; a capture takes time
         peer_ms, peer_offline = PEER.get((name, self.group.size), ({}, None))
         for way in ways:
-            communicator.way = way
+            communicator.take(way)
             bench = Bench(config, model, placement, page_size=16)
             self.say(f"  {way}: built in {bench.build_s:.1f} s, {bench.pages} pages")
             list(bench.steps([(100, 20)] * 20))

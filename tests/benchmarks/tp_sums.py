@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from runtime.distributed import Communicator
+from runtime.distributed.communicator import DelegatingCommunicator
 from runtime.distributed.peer import LIMITS, Limits, PeerCommunicator
 from runtime.kernels import Kernels, kernels_for
 
@@ -19,14 +20,13 @@ IN_A_ROW = (1, 64, 5, 300, 17, 2048, 2, 65, 1000, 9)
 _BEFORE_BYTES = 256 << 10, 32 << 20  # one-shot, two-shot
 
 
-class Before(Communicator):
+class Before(DelegatingCommunicator):
     """What there was before our kernels: PyTorch's sums over symmetric memory, then add and norm."""
 
     def __init__(self, group: Communicator, device: torch.device) -> None:
         import torch.distributed._symmetric_memory as symmetric_memory
 
-        self.rank, self.size = group.rank, group.size
-        self._group = group
+        super().__init__(group)
         world = dist.group.WORLD
         assert world is not None
         self._name = world.group_name
@@ -44,52 +44,26 @@ class Before(Communicator):
         torch.ops.symm_mem.two_shot_all_reduce_out(shared.copy_(tensor), "sum", self._name, tensor)
         return tensor
 
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        return self._group.all_gather(tensor)
 
-    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        return self._group.broadcast(tensor, source)
-
-    def barrier(self) -> None:
-        self._group.barrier()
-
-    def close(self) -> None:
-        self._group.close()
-
-
-class Switch(Communicator):
+class Switch(DelegatingCommunicator):
     """Sums in one of several ways; graphs keep the way of their capture.
 
     Attributes:
-        ways: By name.
-        way: The one that is taken.
+        ways: By name; the first is taken at first.
     """
 
     def __init__(self, ways: dict[str, Communicator]) -> None:
+        super().__init__(next(iter(ways.values())))
         self.ways = ways
-        self.way = next(iter(ways))
-        chosen = ways[self.way]
-        self.rank, self.size = chosen.rank, chosen.size
+
+    def take(self, way: str) -> None:
+        """Sum this way from now on."""
+        self._group = self.ways[way]
 
     def add_rms_norm(
         self, part: Tensor, residual: Tensor | None, weight: Tensor, eps: float, kernels: Kernels
     ) -> tuple[Tensor, Tensor]:
-        return self.ways[self.way].add_rms_norm(part, residual, weight, eps, kernels)
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        return self.ways[self.way].all_reduce(tensor)
-
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        return self.ways[self.way].all_gather(tensor)
-
-    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        return self.ways[self.way].broadcast(tensor, source)
-
-    def barrier(self) -> None:
-        self.ways[self.way].barrier()
-
-    def close(self) -> None:
-        self.ways[self.way].close()
+        return self._group.add_rms_norm(part, residual, weight, eps, kernels)
 
 
 def peer_ways(group: Communicator, device: torch.device, width: int) -> dict[str, Communicator]:
