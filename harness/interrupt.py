@@ -38,6 +38,6 @@ class Interrupt:
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        before, self._before = self._before, {}  # not emptied in place: another signal may come while this loop runs
+        for number, handler in before.items():
             signal.signal(number, handler)
-        self._before.clear()

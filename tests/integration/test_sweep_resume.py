@@ -43,7 +43,7 @@ def wait_for(directory: Path, sweep: subprocess.Popen[str], cells: int) -> None:
 def resumes(directory: Path, before: dict[str, tuple[int, int]], *more: str) -> None:
     sweep = begin(directory, *more)
     said, error = sweep.communicate(timeout=120)
-    assert sweep.returncode == 0, error
+    assert sweep.returncode == 0, said + error
     assert f"Sweep of {CELLS} cells, {len(before)} of them there already" in said
     after = ended(directory)
     assert len(after) == CELLS
