@@ -63,7 +63,7 @@ def test_what_the_scheduler_counted_reaches_the_table(client: str, tmp_path: Pat
 
 
 def test_sessions_wait_for_the_turn_before(tmp_path: Path) -> None:
-    assert run("backend=emulate", "backend.instant=true", "trace.head=120", "trace.rate=200") in (0, 3)
+    assert run("backend=emulate", "backend.instant=true", "trace.head=120", "trace.time_scale=0.05") in (0, 3)
     table = load_run(tmp_path / "run").requests.set_index("request_id")
     later = table[table["parent_id"].notna()]
     assert len(later) > 5
@@ -134,7 +134,7 @@ def test_a_rank_that_hangs_ends_the_run_with_what_was_measured(
     monkeypatch.setattr(experiment, "replay", replay_and_stop)
     assert run("backend=runtime", "tp=2", "backend.stall_s=3", "trace.rate=4") == 1
     error = capsys.readouterr().err
-    assert "error: worker.1 (pid" in error
+    assert "harness run: worker.1 (pid" in error
     assert "hangs: no sign of life for" in error
     partial = load_run(tmp_path / "run")
     assert not partial.complete

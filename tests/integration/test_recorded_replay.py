@@ -30,6 +30,7 @@ TIMED = (
     "trace.generate.prefixes=3",
     "trace.generate.prefix_tokens.mean=150",
     "trace.generate.turns.mean=2",
+    "trace.generate.think_s.mean=0.3",
     "trace.cap_total_tokens=900",
     "trace.rate=60",
     "engine.max_context=1024",
