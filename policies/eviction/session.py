@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from policies.errors import PolicyError
 from policies.eviction.queues import Place, QueuedEviction
+from policies.recent import SESSIONS, Recent
 from policies.views import CacheNode, RequestView
 
-SESSIONS = 100_000  # remembered, the longest idle forgotten first
-REQUESTS = 10_000  # remembered; more than ever run at once
+REQUESTS = 10_000  # that are remembered; more than ever run at once
 
 
 class SessionEviction(QueuedEviction):
@@ -40,15 +40,14 @@ class SessionEviction(QueuedEviction):
         self._patience, self._turns = patience, turns
         self._requests = 0  # so far
         self._pauses = self._pause_sum = 0  # between two requests of a session, and how many requests they lasted
-        self._sessions: dict[int, tuple[int, int]] = {}  # turns and the last request's number, by session
-        self._due: dict[int, float] = {}  # until when its path is waited for, by request
+        self._sessions = Recent[tuple[int, int]](SESSIONS)  # turns and the last request's number
+        self._due = Recent[float](REQUESTS)  # until when its path is waited for
         self._node_due: dict[int, float] = {}  # by serial
 
     def used(self, node: CacheNode, request: RequestView) -> None:
         due = self._due.get(request.request_id)
         if due is None:
             due = self._due[request.request_id] = self._arrive(request.session_id)
-            _forget(self._due, REQUESTS)
         self._node_due[node.serial] = max(self._node_due.get(node.serial, 0.0), due)
 
     def put(self, node: CacheNode, place: Place) -> None:
@@ -67,18 +66,11 @@ class SessionEviction(QueuedEviction):
         self._requests += 1
         turns = 1
         if session >= 0:
-            before, last = self._sessions.pop(session, (0, 0))
+            before, last = self._sessions.get(session, (0, 0))
             if before:
                 self._pauses += 1
                 self._pause_sum += self._requests - last
             turns += before
             self._sessions[session] = (turns, self._requests)
-            _forget(self._sessions, SESSIONS)
         pause = self._pause_sum / self._pauses if self._pauses else 0.0
         return self._requests + self._patience * pause * min(turns, self._turns)
-
-
-def _forget(table: dict[int, tuple[int, int]] | dict[int, float], most: int) -> None:
-    """Drop the entry that was written first, where there are more than ``most``."""
-    if len(table) > most:
-        del table[next(iter(table))]

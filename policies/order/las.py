@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from policies.order.base import Order
+from policies.recent import SESSIONS, Recent
 from policies.views import SequenceView
 
 
@@ -16,7 +17,7 @@ class Las(Order):
     """
 
     def __init__(self) -> None:
-        self._served: dict[int, int] = {}  # tokens, by session
+        self._served = Recent[int](SESSIONS)  # tokens
         self._found: dict[int, int] = {}  # by ordinal, of those who run: tokens that were there when they were admitted
 
     def key(self, sequence: SequenceView) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from policies.prediction.base import Prediction
+from policies.recent import SESSIONS, Recent
 from policies.views import SequenceView
 
 
@@ -11,7 +12,7 @@ class History(Prediction):
 
     def __init__(self) -> None:
         self._ended = self._tokens = 0
-        self._by_session: dict[int, tuple[int, int]] = {}  # sequences that ended, and their output tokens
+        self._by_session = Recent[tuple[int, int]](SESSIONS)  # sequences that ended, and their output tokens
 
     def output_tokens(self, sequence: SequenceView) -> int:
         ended, tokens = self._by_session.get(sequence.session_id, (self._ended, self._tokens))
