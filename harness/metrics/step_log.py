@@ -109,17 +109,24 @@ class StepLog:
         self.decode_steps += bool(decodes)
         return changes
 
-    def run(self, run: DecodeRun, timing: RunTiming) -> None:
-        """Decode steps that repeat the last one recorded."""
-        sequences = len(run.batch.decodes)
+    def run(self, run: DecodeRun, timing: RunTiming) -> tuple[list[Sequence], list[Sequence]]:
+        """Decode steps of the same sequences; returns what :meth:`step` does for the first of them."""
+        decodes, steps = run.batch.decodes, run.steps
         start_s, duration_s, wait_s, schedule_s, padded, graph = timing
         starts, durations = self._times
         starts.frombytes(start_s.tobytes())
         durations.frombytes(duration_s.tobytes())
-        self._new_pages.frombytes(run.new_pages.tobytes())
-        self._record((run.steps, 0, sequences, sequences, padded, graph, *run.before), schedule_s, wait_s)
-        self.steps += run.steps
-        self.decode_steps += run.steps
+        self._new_pages.append(0)
+        shared = (0, len(decodes), len(decodes), padded, graph)
+        self._record((1, *shared, *run.first), schedule_s, wait_s)
+        if steps > 1:
+            self._new_pages.frombytes(run.new_pages.tobytes())
+            rest_wait_s = start_s.item(1) - (start_s.item(0) + duration_s.item(0))
+            self._record((steps - 1, *shared, *run.before_rest), schedule_s, rest_wait_s)
+        changes = self._changed(decodes)
+        self.steps += steps
+        self.decode_steps += steps
+        return changes
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """The base columns, as :func:`harness.metrics.schema.complete_steps` takes them."""

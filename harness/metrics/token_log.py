@@ -84,7 +84,8 @@ class TokenLog:
             np.subtract(steps[1:], steps[:-1], out=gaps[1:])
             if pool:
                 self._lone_gaps.append(gaps[0])
-                self._pool(first + 1, first + wanted)
+                self._pooled_first.append(first + 1)
+                self._pooled_end.append(first + wanted)
         else:
             gaps = self._broken_gaps(spans, lone, wanted, pool)
         gaps.sort()
@@ -123,11 +124,6 @@ class TokenLog:
         # Of a copy: a view of the array itself would lock it against growing.
         return np.frombuffer(self._times[first:end])
 
-    def _pool(self, first: int, end: int) -> None:
-        if end > first:
-            self._pooled_first.append(first)
-            self._pooled_end.append(end)
-
     def _at(self, steps: IntArray) -> FloatArray:
         """Times of decode steps, in order."""
         return self._view(steps[0], steps[-1] + 1)[steps - steps[0]] if len(steps) else np.empty(0)
@@ -151,9 +147,9 @@ class TokenLog:
         if pool:
             shared = np.diff(steps[order]) == 1
             ends = steps[order][1:][shared]
-            for step in ends.tolist():
-                self._pool(step, step + 1)
-            self._lone_gaps.extend(gaps[~shared].tolist())
+            self._pooled_first.frombytes(ends.tobytes())
+            self._pooled_end.frombytes((ends + 1).tobytes())
+            self._lone_gaps.frombytes(gaps[~shared].tobytes())
         return gaps
 
 

@@ -85,18 +85,7 @@ class Client:
         self._log.count(row, sequence.output_tokens, Counts.of(sequence))
 
     def _send(self, row: int, arrival_s: float) -> None:
-        trace, prompts = self._workload.trace, self._prompts
-        sequence = Sequence(
-            trace.request_id.item(row),
-            trace.prompt_tokens.item(row),
-            lambda: prompts.dialogue(row),
-            trace.max_tokens.item(row),
-            foretold_tokens=trace.output_tokens.item(row),
-            priority=trace.priority.item(row),
-            deadline_s=arrival_s + trace.deadline_s.item(row),
-            session_id=trace.session_id.item(row),
-            client_id=trace.client_id.item(row),
-        )
+        sequence = self._workload.sequence(row, arrival_s, lambda: self._prompts.dialogue(row))
         self._log.arrival_s[row] = arrival_s
         self._log.times["sent_s"][row] = arrival_s
         self._api.receive(Submission(row, sequence, arrival_s + self._costs.client_s))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from harness.cost.shape import CostModel, StepShape
 from harness.metrics.step_log import RunTiming, StepTiming
-from runtime.scheduler import Batch
+from runtime.scheduler import Ahead, Batch
 from runtime.scheduler.graph_sizes import chunked_size, ladder
 
 FloatArray = npt.NDArray[np.float64]
@@ -88,8 +88,7 @@ class Shapes:
         context = sum(positions) + decodes
         longest = max(positions) + 1 if positions else 0
         if not chunks:
-            rows = self._graphs[decodes] if decodes < len(self._graphs) else 0
-            return StepShape(0, 0, 0, 0, decodes, rows or decodes, context, longest, decodes), rows > 0
+            return self.of_decodes(decodes, context, longest)
         tokens = pairs = read = sampled = longest_chunk = 0
         for chunk in chunks:
             count = chunk.tokens
@@ -101,8 +100,14 @@ class Shapes:
             longest_chunk = max(longest_chunk, end)
         size = chunked_size(len(chunks), tokens, longest_chunk, decodes) if self._cuda_graph else 0
         rows = size - tokens if size else decodes
-        shape = StepShape(len(chunks), tokens, pairs, read, decodes, rows, context, longest, sampled + decodes)
+        sampled += decodes
+        shape = StepShape(len(chunks), tokens, pairs, read, decodes, rows, context, longest, sampled, longest_chunk)
         return shape, size > 0
+
+    def of_decodes(self, decodes: int, context: int, longest: int) -> tuple[StepShape, bool]:
+        """The same of a step that only decodes: how many sequences, the tokens that they read, and the longest does."""
+        rows = self._graphs[decodes] if decodes < len(self._graphs) else 0
+        return StepShape(0, 0, 0, 0, decodes, rows or decodes, context, longest, decodes), rows > 0
 
 
 class StepSeconds:
@@ -165,33 +170,40 @@ class ModelledEngine:
         """Wait for a step that ends at ``end_s`` and commit it; returns when that is done."""
         return (host_s if host_s > end_s else end_s) + self._commit_s(sampled)
 
-    def foresee(self, batch: Batch, steps: int, host_s: float) -> Foresight:
-        """Times of the next ``steps`` steps like ``batch``, the last one launched.
+    def foresee(self, ahead: Ahead, committed: Batch | None, host_s: float) -> Foresight:
+        """Times of the steps ahead.
 
         They are the floats, added in the same order, that :meth:`launch` and :meth:`commit` would give one by one.
+
+        Args:
+            ahead: Decode steps, the next to be launched.
+            committed: The step in flight, if any: it is committed when the first of them is launched.
+            host_s: When the host begins to plan the first.
         """
-        shape, graph = self._shape(batch)
-        sequences, last, longest = shape.decode_sequences, shape.decode_context, shape.decode_max_context
+        sequences, steps = len(ahead.decodes), ahead.steps
+        lengths = [sequence.computed for sequence in ahead.decodes]
+        context, longest = sum(lengths) + sequences, max(lengths) + 1
+        shape, graph = self._shape.of_decodes(sequences, context, longest)
         launch_s, lead_s = self._cost.launch_s(shape, graph)
         schedule_s = self._schedule_s(sequences, shape)
         duration_s = self._cost.decode_s(
             sequences,
             shape.decode_rows,
-            np.arange(last + sequences, last + steps * sequences + 1, sequences),
-            np.arange(longest + 1, longest + steps + 1),
+            np.arange(context, context + steps * sequences, sequences),
+            np.arange(longest, longest + steps),
         )
         if lead_s:
             duration_s = np.maximum(duration_s, lead_s)
-        shortest_s = float(duration_s.min())
-        plan_s, commit_s = schedule_s + launch_s - lead_s, self._commit_s(sequences)
-        if self.overlap:
-            times = _overlapped(host_s, self._device_free_s, duration_s, shortest_s, plan_s, lead_s, commit_s)
-        else:
+        shortest_s = float(np.minimum.reduce(duration_s))
+        plan_s, commit_s, free_s = schedule_s + launch_s - lead_s, self._commit_s(sequences), self._device_free_s
+        if committed is None:
             times = _in_turn(host_s, duration_s, plan_s, commit_s)
+        else:
+            first_commit_s = self._commit_s(committed.samples)
+            times = _overlapped(host_s, free_s, duration_s, shortest_s, plan_s, lead_s, first_commit_s, commit_s)
         start_s, end_s, host_after_s = times
         padded = shape.decode_rows if graph else sequences
-        wait_s = start_s.item(0) - self._device_free_s
-        timing = RunTiming(start_s, duration_s, wait_s, schedule_s, padded, graph)
+        timing = RunTiming(start_s, duration_s, start_s.item(0) - free_s, schedule_s, padded, graph)
         # A step is committed at most lead_s after the one behind it began.
         return Foresight(timing, end_s, host_after_s, shortest_s - lead_s)
 
@@ -232,26 +244,32 @@ def _overlapped(
     shortest_s: float,
     plan_s: float,
     lead_s: float,
+    first_commit_s: float,
     commit_s: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The same with a step in flight: the host plans the next while the device runs, then waits for it and commits."""
     steps = len(duration_s)
     # A thousandth to spare: the same comparison then comes out of the sums, whatever their rounding.
     launched_s = host_s + plan_s + lead_s
-    if launched_s <= device_free_s and plan_s + lead_s + commit_s < 0.999 * shortest_s:
+    most_s = plan_s + lead_s + max(first_commit_s, commit_s)
+    if launched_s <= device_free_s and most_s < 0.999 * shortest_s:
         ends = np.empty(steps + 1)
         ends[0] = device_free_s
         ends[1:] = duration_s
         np.add.accumulate(ends, out=ends)
         start_s = ends[:-1]
-        return start_s, ends[1:], start_s + commit_s
+        host_after_s = start_s + commit_s
+        host_after_s[0] = device_free_s + first_commit_s
+        return start_s, ends[1:], host_after_s
     start_s, end_s, host_after_s = (np.empty(steps) for _ in range(3))
+    next_commit_s = first_commit_s
     for index, duration in enumerate(duration_s.tolist()):
         ready_s = host_s + plan_s
         start = ready_s if ready_s > device_free_s else device_free_s
         launched_s = ready_s + lead_s
         # The host commits the step before, which has ended once the device was free.
-        host_s = (launched_s if launched_s > device_free_s else device_free_s) + commit_s
+        host_s = (launched_s if launched_s > device_free_s else device_free_s) + next_commit_s
+        next_commit_s = commit_s
         device_free_s = start + duration
         start_s[index], end_s[index], host_after_s[index] = start, device_free_s, host_s
     return start_s, end_s, host_after_s

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 _ARRIVAL = 1  # SimPy's normal priority
 _LATE = 2  # at equal times, after everything that arrives then
+_MOST_SKIPPED = 50  # times in a row
 
 
 class Environment(simpy.Environment):
@@ -23,6 +24,10 @@ class Environment(simpy.Environment):
     same tables as running them one by one only where both arrive at the same floats.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._skipped = 0
+
     def at(self, time: float, callback: Callable[[], None]) -> None:
         """Call back at ``time``; calls for the same time in the order they were asked for."""
         self._timer(time, _ARRIVAL).callbacks.append(lambda _: callback())
@@ -30,6 +35,18 @@ class Environment(simpy.Environment):
     def until(self, time: float) -> Event:
         """An event at ``time``, after all that :meth:`at` calls back then."""
         return self._timer(time, _LATE)
+
+    def skip_to(self, time: float) -> bool:
+        """Be at ``time`` without an event, if nothing happens up to then; says whether it was so.
+
+        Now and then it says no all the same: who drives the events is to see how far it is.
+        """
+        if (self._queue and self._queue[0][0] <= time) or self._skipped >= _MOST_SKIPPED:
+            self._skipped = 0
+            return False
+        self._skipped += 1
+        self._now = time
+        return True
 
     def _timer(self, time: float, priority: int) -> Event:
         if time < self._now:
@@ -61,18 +78,6 @@ class Mailbox(Generic[T]):
     def arrival(self) -> Event:
         """An event for the reader to wait for: the next item is put."""
         event = self._waiting = self._env.event()
-        return event
-
-    def filled_until(self, time: float) -> Event:
-        """An event for the reader to wait for: there is something to take, or it is ``time``."""
-        event = self._waiting = self._env.event()
-
-        def over(_: Event) -> None:
-            if self._waiting is event:
-                self._waiting = None
-                event.succeed()
-
-        self._env.until(time).callbacks.append(over)
         return event
 
     def take(self) -> list[T]:

@@ -21,7 +21,7 @@ from policies import Policy
 from runtime.scheduler import LeapingScheduler, Scheduler, SchedulerConfig
 from traces.prompts import PromptMaker
 
-_SLICE_EVENTS = 2000  # between looks at the wall clock
+_SLICE_EVENTS = 100  # between looks at the wall clock
 
 
 @dataclass(frozen=True)

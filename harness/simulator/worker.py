@@ -93,13 +93,13 @@ class Worker:
             elif isinstance(effect, Launch):
                 answer = self._launch(effect.batch)
             elif isinstance(effect, Collect):
-                sampled = sum(chunk.samples for chunk in effect.batch.chunks) + len(effect.batch.decodes)
-                self._host_s = self._engine.commit(sampled, effect.ticket, self._host_s)
+                self._host_s = self._engine.commit(effect.batch.samples, effect.ticket, self._host_s)
             elif isinstance(effect, Deliver):
-                yield self._env.until(self._host_s)
-                self._deliver(effect.outputs)
+                self._deliver(effect.outputs, self._host_s)
             elif isinstance(effect, Foresee):
-                foresight = self._engine.foresee(effect.batch, effect.steps, self._host_s)
+                foresight = self._engine.foresee(effect.ahead, effect.batch, self._host_s)
+                if effect.outputs is not None:
+                    self._deliver(effect.outputs, foresight.host_s.item(0))
                 answer = yield from self._pass_time(foresight)
             elif isinstance(effect, Repeat):
                 if foresight is None:
@@ -111,19 +111,19 @@ class Worker:
 
     def _receive(self, wait: bool) -> Generator[Event, None, tuple[float, list[Message]]]:
         env, inbox = self._env, self._inbox
-        if self._host_s > env.now:
+        if not env.skip_to(self._host_s):
             yield env.until(self._host_s)
         if wait:
             while len(inbox) < max(self._gather, 1):
                 yield inbox.arrival()
             self._gather = 0
             yield env.until(env.now)  # all that arrive at this very time
-        self._host_s = now = env.now
+            self._host_s = env.now
         messages: list[Message] = []
         for row, sequence, _ in inbox.take():
             self._rows[sequence.request_id] = row
             messages.append(Arrive(sequence))
-        return now, messages
+        return self._host_s, messages
 
     def _launch(self, batch: Batch) -> float:
         now = self._host_s
@@ -132,51 +132,54 @@ class Worker:
             self._times["queued_s"][self._rows[sequence.request_id]] = sequence.queued_s
         decode_step = self._steps.decode_steps
         self._host_s, timing = self._engine.launch(batch, now)
-        joined, left = self._steps.step(batch, timing)
-        for sequence in joined:
-            self._tokens.joined(sequence.request_id, decode_step)
-        for sequence in left:
-            self._tokens.left(sequence.request_id, decode_step)
+        self._changed(self._steps.step(batch, timing), decode_step)
         return timing.start_s + timing.duration_s
 
-    def _deliver(self, outputs: StepOutputs) -> None:
-        now, rows = self._env.now, self._rows
+    def _deliver(self, outputs: StepOutputs, time_s: float) -> None:
+        rows = self._rows
         prefilled, ended = [], []
         for sequence in outputs.sequences[: outputs.prefilled]:
             row = rows[sequence.request_id]
             if sequence.output_tokens == 1:
-                self._times["first_token_s"][row] = now
+                self._times["first_token_s"][row] = time_s
             prefilled.append((row, sequence.request_id))
         for sequence in outputs.finished:
             row = rows.pop(sequence.request_id)
-            self._times["last_token_s"][row] = now
+            self._times["last_token_s"][row] = time_s
             ended.append((row, sequence))
         self._detokenizer.receive(
-            Emission(now + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended)
+            Emission(time_s + self._hop_s, len(outputs.sequences), prefilled, outputs.decoded, ended)
         )
 
     def _pass_time(self, foresight: Foresight) -> Generator[Event, None, int]:
         """Wait until the foreseen steps are over or a message comes; returns how many steps that is."""
         env, inbox, host_s = self._env, self._inbox, foresight.host_s
-        if inbox:
-            return 0
-        launching = self._host_s > env.now  # nothing was committed since: the loop looks again when that is done
-        yield inbox.filled_until(host_s.item(-1))
-        if not inbox:
-            return len(host_s)
-        if launching and env.now <= self._host_s:
-            return 0
+        end_s = host_s.item(-1)
+        while not inbox:
+            if env.skip_to(end_s):
+                return len(host_s)
+            yield env.until(min(env.peek(), end_s))
         # The loop looks for messages after each step: it sees this one after the first that ends from now on.
-        steps = int(host_s.searchsorted(env.now)) + 1
-        yield env.until(host_s.item(steps - 1))
-        return steps
+        return int(host_s.searchsorted(env.now)) + 1
 
     def _repeat(self, run: DecodeRun, foresight: Foresight) -> float:
-        self._steps.run(run, self._engine.repeat(foresight, run.steps))
+        decode_step = self._steps.decode_steps
+        self._changed(self._steps.run(run, self._engine.repeat(foresight, run.steps)), decode_step)
         host_s = foresight.host_s[: run.steps]
         self._host_s = host_s.item(-1)
-        self._detokenizer.receive_run(EmissionRun(host_s + self._hop_s, len(run.batch.decodes), foresight.apart_s))
+        if self._engine.overlap:
+            host_s = host_s[1:]  # the first is when the step before them was committed
+        if len(host_s):
+            self._detokenizer.receive_run(EmissionRun(host_s + self._hop_s, len(run.batch.decodes), foresight.apart_s))
         return foresight.device_free_s.item(run.steps - 1)
+
+    def _changed(self, changes: tuple[list[Sequence], list[Sequence]], decode_step: int) -> None:
+        """Sequences joined and left those that decode with that step."""
+        joined, left = changes
+        for sequence in joined:
+            self._tokens.joined(sequence.request_id, decode_step)
+        for sequence in left:
+            self._tokens.left(sequence.request_id, decode_step)
 
     def _end(self, ended: Ended) -> None:
         sequence = ended.sequence

@@ -70,6 +70,11 @@ class Batch:
     admitted: list[Sequence]
     snapshot: Snapshot
 
+    @property
+    def samples(self) -> int:
+        """How many tokens this step samples."""
+        return sum([chunk.samples for chunk in self.chunks]) + len(self.decodes)
+
     def sampled(self) -> list[Sequence]:
         """The sequences whose next token this step samples, in the order of its tokens."""
         return [chunk.sequence for chunk in self.chunks if chunk.samples] + self.decodes
@@ -97,17 +102,36 @@ class StepOutputs:
 
 
 @dataclass(slots=True)
+class Ahead:
+    """Decode steps of the same sequences that need no decision, were nothing to arrive; the first is planned.
+
+    Attributes:
+        decodes: The sequences, in order.
+        steps: The most there can be.
+        in_flight: Whether a step was in flight when the first was planned, so that one is behind the last.
+        snapshot: The scheduler's state when it had planned the first.
+    """
+
+    decodes: list[Sequence]
+    steps: int
+    in_flight: bool
+    snapshot: Snapshot
+
+
+@dataclass(slots=True)
 class DecodeRun:
-    """Decode steps of one batch, planned and committed together.
+    """Decode steps of the same sequences, planned and committed together.
 
     Attributes:
         batch: The last of them.
         steps: How many.
-        new_pages: (steps,) pages that each step took: first free ones, then evicted ones.
-        before: The scheduler's state before the first.
+        first: The scheduler's state when it had planned the first.
+        before_rest: Its state before the second. What was in flight before the run was committed in between.
+        new_pages: (steps - 1,) pages that each step behind the first took: first free ones, then evicted ones.
     """
 
     batch: Batch
     steps: int
+    first: Snapshot
+    before_rest: Snapshot
     new_pages: npt.NDArray[np.int32]
-    before: Snapshot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.scheduler.batch import Batch, DecodeRun
+from runtime.scheduler.batch import Ahead, Batch, DecodeRun
 from runtime.scheduler.scheduler import Scheduler
 from runtime.scheduler.sequence import Sequence
 
@@ -12,68 +12,98 @@ LONGEST_LEAP = 512  # steps; a longer stretch is cut short by the next arrival m
 
 
 class LeapingScheduler(Scheduler):
-    """A scheduler that can repeat a decode step, with the state that planning and committing one by one would leave."""
+    """A scheduler that can run decode steps as one, with the state that planning and committing one by one would leave.
 
-    def quiet_steps(self, batch: Batch) -> int:
-        """How many more steps after ``batch`` would be the same, were nothing to arrive.
+    :meth:`look_ahead` plans the first of them; then the step in flight is committed, if there is one; then :meth:`leap`
+    does the rest.
+    """
+
+    def look_ahead(self, now: float, in_flight: Batch | None) -> Ahead | None:
+        """Plan a step, if it is the first of several that are the same, were nothing to arrive.
+
+        In each of them every decoding sequence gets a token, none ends, no one is admitted and KV does not run out.
 
         Args:
-            batch: The last one scheduled; all before it are committed.
+            now: Seconds.
+            in_flight: The last batch scheduled, where it is not committed; all before it are.
 
         Returns:
-            A number of steps in which every decoding sequence gets a token, none ends, no one is admitted and KV does
-            not run out. 0 where the next step is to be planned on its own.
+            The steps, at least two; or None, and nothing has changed, where the next is to be planned on its own.
         """
-        decodes = batch.decodes
         if (
-            batch.chunks
-            or self._prefilling
+            self._prefilling
             or self._leaving
-            or len(decodes) != len(self._decoding)
+            or self._preempted
+            or not self._decoding
             or not (self._settled if self._waiting else self.policy.batching.steady)
         ):
-            return 0
-        launched = 1 if batch.step == self._committed else 0
+            return None
+        decodes = self._all_decodes(now)
+        if self._waiting and in_flight is not None and (in_flight.chunks or len(decodes) != len(self._decoding)):
+            return None  # what it computed, or who ends with it, may let someone in
         # The step after which the first of them ends is planned, and committed, on its own.
-        steps = min([s.end_tokens - s.total + s.prompt_tokens for s in decodes]) - launched
+        steps = min([s.end_tokens - s.total + s.prompt_tokens for s in decodes], default=0) - (in_flight is None)
         steps = min(steps, LONGEST_LEAP)
         available = self.memory.available_pages
         while steps > 1 and self._at_most(decodes, steps) > available:
             steps //= 2
-        return max(steps, 0)
+        if steps < 2:
+            return None
+        self.policy.eviction.tick(now)
+        self._settled, self._starved = True, False  # as planning would leave it
+        page_size = self.config.page_size
+        growing = [s for s in decodes if s.computed == s.held_pages * page_size]
+        if growing:
+            self.memory.obtain(len(growing))
+            self.memory.grow(growing)
+        return Ahead(decodes, steps, in_flight is not None, self._snapshot())
 
-    def leap(self, batch: Batch, steps: int) -> DecodeRun:
-        """Plan the next ``steps`` steps like ``batch``, and commit as many: one stays in flight if one is.
+    def leap(self, ahead: Ahead, steps: int) -> DecodeRun:
+        """Plan the others of the first ``steps`` steps ahead, and commit all but the last if one is to be in flight.
 
         Args:
-            batch: The last one scheduled; all before it are committed.
-            steps: At most what :meth:`quiet_steps` said.
+            ahead: What :meth:`look_ahead` gave. The step that was in flight then is committed since.
+            steps: From 1 to ``ahead.steps``.
         """
-        before = self._snapshot()
+        before_rest = self._snapshot()
         page_size = self.config.page_size
-        decodes = batch.decodes
-        # Sequences by the steps from now at which they take their first page; then they do every page_size steps.
+        rest = steps - 1
+        committed = steps - ahead.in_flight
+        self._step += steps
+        self._committed += committed
+        last = self._step - 1
+        # Sequences by the steps behind the first at which they take their first page; then they do every page_size.
         takers = [0] * page_size
         growing, counts, positions = [], [], []
-        for sequence in decodes:
-            first = sequence.held_pages * page_size - sequence.computed
-            takers[first] += 1
-            if first < steps:
+        for sequence in ahead.decodes:
+            position = sequence.computed
+            taking = sequence.held_pages * page_size - position - 1
+            takers[taking] += 1
+            if taking < rest:
                 growing.append(sequence)
-                counts.append((steps - 1 - first) // page_size + 1)
-            sequence.computed += steps
+                counts.append((rest - 1 - taking) // page_size + 1)
+            sequence.computed = position + steps
             sequence.total += steps
-            sequence.output_tokens += steps
-            sequence.last_step += steps
-            positions.append(sequence.computed - 1)
-        self.memory.grow_by(growing, counts)
-        self.memory.take_evicted()
-        self._step += steps
-        self._committed += steps
+            sequence.output_tokens += committed
+            sequence.last_step = last
+            positions.append(position + rest)
+        if growing:
+            self.memory.grow_by(growing, counts)
         self.policy.reservation.stepped(steps)
-        new_pages = np.array((takers * -(-steps // page_size))[:steps], np.int32)
-        last = Batch(batch.step + steps, [], decodes, positions, [], self._snapshot())
-        return DecodeRun(last, steps, new_pages, before)
+        new_pages = np.array((takers * -(-rest // page_size))[:rest], np.int32)
+        batch = Batch(last, [], ahead.decodes, positions, [], self._snapshot())
+        return DecodeRun(batch, steps, ahead.snapshot, before_rest, new_pages)
+
+    def _all_decodes(self, now: float) -> list[Sequence]:
+        """All decoding sequences whose next token is to be computed, if the policy lets all of them decode, else none.
+
+        Asked where nothing is to be prefilled.
+        """
+        ready = [s for s in self._decoding if s.total - s.prompt_tokens < s.max_tokens]
+        for plan in self.policy.batching.plan(self, now):
+            if plan.decode:
+                return ready if not plan.shared or len(ready) <= plan.prefill_tokens else []
+        return []
 
     def _at_most(self, decodes: list[Sequence], steps: int) -> int:
         """Pages that so many steps can take: an upper bound."""

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.scheduler.batch import Batch, DecodeRun, StepOutputs
+from runtime.scheduler.batch import Ahead, Batch, DecodeRun, StepOutputs
 from runtime.scheduler.leap import LeapingScheduler
 from runtime.scheduler.scheduler import RequestRejectedError, Scheduler
 from runtime.scheduler.sequence import Sequence
@@ -77,15 +77,20 @@ class Ended:
 
 @dataclass(slots=True)
 class Foresee:
-    """Up to ``steps`` more steps like ``batch`` need no decision. Answer: how many there is time for."""
+    """Steps need no decision. Answer: how many there is time for, at least one, before the next message is looked at.
 
-    batch: Batch
-    steps: int
+    Where a step was in flight, it ends and is committed as soon as the first of them is launched: ``batch`` and
+    ``outputs`` are that step's, to be delivered then.
+    """
+
+    ahead: Ahead
+    batch: Batch | None
+    outputs: StepOutputs | None
 
 
 @dataclass(slots=True)
 class Repeat:
-    """So many steps were run. Answer: the ticket of the last."""
+    """The foreseen steps were run. Answer: the ticket of the last."""
 
     run: DecodeRun
 
@@ -96,7 +101,7 @@ Effect = Receive | Launch | Collect | Deliver | Ended | Foresee | Repeat
 def serve(scheduler: Scheduler, *, overlap: bool) -> Generator[Effect, Any, None]:
     """The serving loop: receive, schedule, launch, commit, deliver.
 
-    With a :class:`LeapingScheduler` it also offers to run decode steps that need no decision as one.
+    With a :class:`LeapingScheduler`, whose outputs are all foretold, decode steps that need no decision are run as one.
 
     Args:
         scheduler: Its sequences come in messages.
@@ -120,6 +125,17 @@ def serve(scheduler: Scheduler, *, overlap: bool) -> Generator[Effect, Any, None
             else:
                 stopping = True
 
+        if leaping is not None and overlap is (in_flight is not None):
+            flying = None if in_flight is None else in_flight[0]
+            ahead = leaping.look_ahead(now, flying)
+            if ahead is not None:
+                outputs = None if flying is None else scheduler.commit(flying, None, now)
+                run = leaping.leap(ahead, (yield Foresee(ahead, flying, outputs)))
+                ticket = yield Repeat(run)
+                in_flight = (run.batch, ticket) if overlap else None
+                idle = False
+                continue
+
         batch = scheduler.schedule(now)
         launched = None if batch is None else (batch, (yield Launch(batch)))
         due, in_flight = (in_flight, launched) if overlap else (launched, None)
@@ -127,12 +143,3 @@ def serve(scheduler: Scheduler, *, overlap: bool) -> Generator[Effect, Any, None
             tokens = yield Collect(*due)
             yield Deliver(scheduler.commit(due[0], tokens, now))
         idle = launched is None and due is None
-
-        if leaping is not None and launched is not None:
-            quiet = leaping.quiet_steps(launched[0])
-            if quiet > 1:
-                steps = yield Foresee(launched[0], quiet)
-                if steps:
-                    run = leaping.leap(launched[0], steps)
-                    launched = (run.batch, (yield Repeat(run)))
-                    in_flight = launched if overlap else None

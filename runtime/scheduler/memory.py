@@ -99,8 +99,9 @@ class KvMemory:
         """Take back a sequence's row and pages; its tokens up to ``end`` stay cached, evictable."""
         duplicates = self._insert(sequence, end)
         self.cache.unlock(sequence.node)
-        own = self.table[sequence.row, sequence.cached // self._page_size : sequence.held_pages]
-        self.pool.give(np.concatenate([duplicates, own]))
+        if len(duplicates):
+            self.pool.give(duplicates)
+        self.pool.give(self.table[sequence.row, sequence.cached // self._page_size : sequence.held_pages])
         self._free_rows.append(sequence.row)
         sequence.row, sequence.held_pages, sequence.node = -1, 0, None
 

@@ -200,29 +200,24 @@ class Scheduler:
             if chunk.sequence.state is State.RUNNING:
                 self.memory.remember(chunk.sequence, chunk.start + chunk.tokens)
                 self._settled = False  # a waiting sequence may share what was computed
-        sampled = batch.sampled()
-        first_decode = len(sampled) - len(batch.decodes)
-        sequences, taken, finished, prefilled = [], [], [], 0
-        for index, sequence in enumerate(sampled):
-            if sequence.finish_reason is not None:
-                continue  # a surplus token, launched before the end was known
-            stops = False
-            if tokens is not None:
-                token = tokens[index]
+        # Those who have ended got a surplus token, launched before that was known.
+        prefilled = [chunk.sequence for chunk in batch.chunks if chunk.samples and chunk.sequence.finish_reason is None]
+        sequences = prefilled + [sequence for sequence in batch.decodes if sequence.finish_reason is None]
+        stopped: list[Sequence] = []
+        if tokens is not None:
+            pairs = zip(batch.sampled(), tokens, strict=True)
+            tokens = [token for sequence, token in pairs if sequence.finish_reason is None]
+            for sequence, token in zip(sequences, tokens, strict=True):
                 sequence.append(token)
-                taken.append(token)
-                stops = token in sequence.stop_ids
+            stopped = [s for s, token in zip(sequences, tokens, strict=True) if token in s.stop_ids]
+        for sequence in sequences:
             sequence.output_tokens += 1
-            sequences.append(sequence)
-            if index < first_decode:
-                prefilled += 1
-            if stops or sequence.output_tokens >= sequence.end_tokens:
-                finished.append(sequence)
-                self._end(sequence, stops)
+        finished = [s for s in sequences if s.output_tokens >= s.end_tokens or s in stopped]
+        for sequence in finished:
+            self._end(sequence, sequence in stopped)
         if self._leaving:
             self._retire()
-        decoded = bool(batch.decodes)
-        return StepOutputs(batch.step, sequences, prefilled, decoded, None if tokens is None else taken, finished)
+        return StepOutputs(batch.step, sequences, len(prefilled), bool(batch.decodes), tokens, finished)
 
     def _check(self, sequence: Sequence) -> None:
         config = self.config

@@ -19,7 +19,7 @@ from harness.simulator.engine import SchedulerCosts
 from harness.simulator.frontend import HopCosts
 from harness.workload import Arrivals, Workload
 from policies.registry import PARTS as BUILT_IN
-from runtime.scheduler import Batch, DecodeRun, LeapingScheduler
+from runtime.scheduler import Ahead, DecodeRun, LeapingScheduler
 from tests.core.driver import PARTS as PLAIN
 from tests.core.scenarios import PARTS
 from traces.generate import Distribution, SyntheticWorkload, generate
@@ -195,10 +195,10 @@ def test_most_steps_of_a_long_decode_are_leapt_over(
     leapt = 0
     leap = LeapingScheduler.leap
 
-    def counted(scheduler: LeapingScheduler, batch: Batch, steps: int) -> DecodeRun:
+    def counted(scheduler: LeapingScheduler, ahead: Ahead, steps: int) -> DecodeRun:
         nonlocal leapt
         leapt += steps
-        return leap(scheduler, batch, steps)
+        return leap(scheduler, ahead, steps)
 
     monkeypatch.setattr(LeapingScheduler, "leap", counted)
     trace = generate(

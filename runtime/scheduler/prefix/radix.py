@@ -135,8 +135,7 @@ class RadixCache(PrefixCache):
         return tokens[: self._page_bytes // _ID_BYTES].tobytes()
 
     def _whole_pages(self, tokens: TokenIds) -> bytes:
-        raw = tokens.tobytes()
-        return raw[: len(raw) - len(raw) % self._page_bytes]
+        return tokens[: len(tokens) - len(tokens) % (self._page_bytes // _ID_BYTES)].tobytes()
 
     def _common(self, raw: bytes, at: int, key: bytes) -> int:
         """Bytes of ``key`` that stand at ``raw[at:]``, in whole pages."""
