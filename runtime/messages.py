@@ -109,6 +109,7 @@ class Opening(Message):
         stop: Strings that end the output.
         text: Whether text is wanted.
         prompt_tokens: Of the prompt.
+        min_tokens: Output tokens whose text no stop string is looked for in.
     """
 
     request_id: int
@@ -117,6 +118,7 @@ class Opening(Message):
     stop: list[str]
     text: bool
     prompt_tokens: int = 0
+    min_tokens: int = 0
 
 
 class Tokenized(Message):
@@ -138,6 +140,12 @@ class Tokenized(Message):
 
 class Abort(Message):
     """The client is gone, or a stop string was found. It takes the request's own way, and so never overtakes it."""
+
+    request_id: int
+
+
+class Refused(Message):
+    """Tokenizer to rank 0: a request that got no further. Its frontend is told; whoever waits for it waits no more."""
 
     request_id: int
 
@@ -386,7 +394,7 @@ class Alive(Message):
 
 
 ToTokenizer: TypeAlias = Request | Abort | Ping | Stop
-ToWorker: TypeAlias = Tokenized | Abort | Ping | Gather | Stop
+ToWorker: TypeAlias = Tokenized | Refused | Abort | Ping | Gather | Stop
 ToRank: TypeAlias = Turn | Decision
 ToDetokenizer: TypeAlias = Opening | Sampled | Ping | Stop
 ToFrontend: TypeAlias = Output | Ping | Gathering | Stop | Alive

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.config import ConfigError, ExperimentConfig
 from harness.cost.model import ModelShape
-from harness.live.http import Endpoint, HttpTransport, reachable
+from harness.live.http import OWNER, Endpoint, HttpTransport, reachable
 from harness.live.player import Player, ServerGoneError
 from harness.progress import Progress
 from harness.record import RunRecord
@@ -43,6 +43,7 @@ def replay(config: ExperimentConfig, workload: Workload, progress: Callable[[Pro
         bool(settings["by_text"]),
         float(settings["timeout_s"]),
         dict(settings["extra"] or {}),
+        models.get(str(served)) == OWNER,
     )
     vocab_size = ModelShape.from_config(config.model).vocab_size
     prompts = PromptMaker(workload.trace, vocab_size, workload.prompt_seed)

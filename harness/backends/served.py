@@ -17,6 +17,7 @@ from harness.progress import Progress
 from harness.record import RunRecord
 from harness.workload import Arrivals, Workload
 from runtime.messages import StepRecord
+from runtime.open_files import allow_many_files
 from runtime.scheduler import SchedulerConfig
 from runtime.server.client import Client, StepReader
 from runtime.server.config import EngineSpec, ServerConfig, ServerError
@@ -25,6 +26,7 @@ from traces.prompts import PromptMaker
 
 _STEPS = "steps"
 _LAST_RECORD_S = 0.2  # after the last request's end, a step may still be in flight
+_OTHER_FILES = 128  # that a process holds open beside its connections
 _OUR_FIELDS = {"ignore_eos": True, "return_moments": True}
 
 
@@ -56,6 +58,12 @@ def serve_and_play(
     stall_s = settings["stall_s"]
     if not (isinstance(stall_s, int | float) and 0 < stall_s < float("inf")):
         raise ConfigError(f"backend.stall_s={stall_s}: expected seconds, above 0, e.g. 60")
+    at_once = workload.at_once if workload.arrivals is Arrivals.ALL_AT_ONCE else 0
+    if over_http and at_once > (files := allow_many_files()) - _OTHER_FILES:
+        raise ConfigError(
+            f"backend.client=http with workload=all_at_once: {at_once} requests hold a socket each, and {files} files "
+            "may be open (ulimit -n); send fewer (trace.head), or take backend.client=direct"
+        )
     try:
         server_config = ServerConfig(
             model=str(config.model.get("name", "model")),
@@ -80,9 +88,11 @@ def serve_and_play(
     client = Client(server.directory, server_config)
     reader = StepReader(server.directory, _STEPS)
     transport: Transport
+    known_as: dict[int, int] = {}
     if over_http:
-        endpoint = Endpoint(server.url, server_config.model, None, False, 3600.0, _OUR_FIELDS)
-        transport = HttpTransport(endpoint, workload, prompts, server.check)
+        endpoint = Endpoint(server.url, server_config.model, None, False, 3600.0, _OUR_FIELDS, ours=True)
+        http = HttpTransport(endpoint, workload, prompts, server.check)
+        transport, known_as = http, http.known_as
     else:
         foretell = bool(settings.get("foretell", True))
         transport = DirectTransport(server, client, workload, prompts, foretell=foretell)
@@ -94,8 +104,8 @@ def serve_and_play(
         return progress(now)
 
     try:
-        if workload.arrivals is Arrivals.ALL_AT_ONCE and not over_http:
-            client.gather(workload.at_once)
+        if at_once:
+            client.gather(at_once)
         outcome = player.play(watch)
         while more := reader.receive(_LAST_RECORD_S):
             records.extend(more)
@@ -104,7 +114,7 @@ def serve_and_play(
         reader.close()
         client.close()
         server.stop(10.0)
-    steps = StepTable(scheduler.pages, player.start_s)
+    steps = StepTable(scheduler.pages, player.start_s, known_as)
     for record in records:
         steps.take(record)
     return _record(player, workload, steps, scheduler, outcome)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,10 +16,14 @@ import msgspec
 from harness.live.player import Finish, News, ServerGoneError, Transport
 from harness.metrics.schema import FINISH_REASONS
 from harness.workload import Workload
+from runtime.open_files import allow_many_files
 from traces.prompts import PromptMaker
+from traces.schema import Trace
 
+OWNER = "servetwin"  # of the models of a server of ours
 _DATA = b"data: "
 _DONE = b"[DONE]"
+_IDLE_S = 4.0  # less than servers keep a connection open (uvicorn: 5 s): one must not close as a request is sent
 _MOST_ERROR = 300  # characters kept of what a server says went wrong
 
 
@@ -47,6 +52,7 @@ class _Counts(msgspec.Struct):
 class _Event(msgspec.Struct):
     """What of a streamed completion we read; servers add more."""
 
+    id: str | None = None
     choices: list[_Choice] = []
     usage: _Usage | None = None
     moments: list[dict[str, float | None]] | None = None  # of our own server alone, as the next
@@ -65,6 +71,7 @@ class Endpoint:
         by_text: Send text of about the right length instead of token ids, to a server that takes no ids.
         timeout_s: Of one request.
         extra: Further fields of each body.
+        ours: It is a server of ours: it is told what its policy may want to know of a request, and numbers its answers.
     """
 
     url: str
@@ -73,6 +80,7 @@ class Endpoint:
     by_text: bool
     timeout_s: float
     extra: dict[str, Any]
+    ours: bool = False
 
 
 class HttpTransport(Transport):
@@ -83,6 +91,7 @@ class HttpTransport(Transport):
 
     Attributes:
         prompt_errors: Of each request, prompt tokens by the server's count less those of the trace.
+        known_as: Of each request that began to be answered, the id in a server of ours to that of the trace.
 
     Args:
         endpoint: The server.
@@ -107,15 +116,18 @@ class HttpTransport(Transport):
         self._news: deque[News] = deque()
         self._came = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        allow_many_files()
         self._loop = asyncio.new_event_loop()
         self._session = self._loop.run_until_complete(self._connect())
         self.prompt_errors: list[int] = []
+        self.known_as: dict[int, int] = {}
 
     def prepare(self, row: int) -> None:
         if row in self._bodies:
             return
         endpoint, trace = self._endpoint, self._trace
         prompt = self._prompts.prompt(row)
+        who = _who(trace, row) if endpoint.ours else {}
         self._bodies[row] = msgspec.json.encode(
             {
                 "model": endpoint.model,
@@ -124,6 +136,7 @@ class HttpTransport(Transport):
                 "temperature": 0,
                 "stream": True,
                 "stream_options": {"include_usage": True},
+                **who,
                 **endpoint.extra,
             }
         )
@@ -164,7 +177,7 @@ class HttpTransport(Transport):
             headers["Authorization"] = f"Bearer {endpoint.api_key}"
         return aiohttp.ClientSession(
             headers=headers,
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
             timeout=aiohttp.ClientTimeout(total=endpoint.timeout_s),
             read_bufsize=1 << 18,
         )
@@ -215,6 +228,8 @@ class HttpTransport(Transport):
             if event.error is not None:
                 finish.error = str(event.error)[:_MOST_ERROR]
                 return
+            if not chunks and self._endpoint.ours and event.id is not None:
+                self.known_as[int(event.id.rpartition("-")[2], 16)] = self._trace.request_id.item(row)
             tokens = sum(choice.finish_reason is None for choice in event.choices)
             for choice in event.choices:
                 if choice.finish_reason is not None:
@@ -250,6 +265,17 @@ class HttpTransport(Transport):
         self._came.set()
 
 
+def _who(trace: Trace, row: int) -> dict[str, Any]:
+    """What policies read of a request beside its tokens, as our own API takes it."""
+    deadline_s = trace.deadline_s.item(row)
+    return {
+        "priority": trace.priority.item(row),
+        "session_id": trace.session_id.item(row),
+        "client_id": trace.client_id.item(row),
+        "deadline_s": None if math.isnan(deadline_s) else deadline_s,
+    }
+
+
 _WORDS = """
 the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one you
 were all her she there would their we him been has when who will no more if out so up said what its about than into them
@@ -264,14 +290,14 @@ def _words(ids: list[int]) -> str:
     return " ".join([_WORDS[token % len(_WORDS)] for token in ids])
 
 
-def reachable(url: str, api_key: str | None, timeout_s: float = 5.0) -> list[str]:
-    """Names of the models that a server says it has.
+def reachable(url: str, api_key: str | None, timeout_s: float = 5.0) -> dict[str, str | None]:
+    """Names of the models that a server says it has, with whose each is said to be.
 
     Raises:
         ServerGoneError: It does not answer as an OpenAI-compatible server does.
     """
 
-    async def ask() -> list[str]:
+    async def ask() -> dict[str, str | None]:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         async with (
@@ -279,9 +305,9 @@ def reachable(url: str, api_key: str | None, timeout_s: float = 5.0) -> list[str
             session.get(f"{url}/v1/models") as response,
         ):
             response.raise_for_status()
-            return [str(model["id"]) for model in (await response.json())["data"]]
+            return {str(model["id"]): model.get("owned_by") for model in (await response.json())["data"]}
 
     try:
         return asyncio.run(ask())
-    except (aiohttp.ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError) as error:
+    except (aiohttp.ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ServerGoneError(f"{url}/v1/models: {type(error).__name__}: {error}") from error

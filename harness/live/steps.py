@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ class StepTable:
     Args:
         pages: Pages of the server's KV memory.
         start_s: The run's start on the machine's monotonic clock.
+        known_as: Of a request that the server numbered itself, its id to that of the trace.
     """
 
-    def __init__(self, pages: int, start_s: float) -> None:
+    def __init__(self, pages: int, start_s: float, known_as: Mapping[int, int]) -> None:
         self.log = StepLog(pages)
+        self._known_as = known_as
         self._start_s = start_s
         self._sequences: dict[int, Sequence] = {}
         self._planned_s, self._collected_s = array("d"), array("d")
@@ -57,5 +60,6 @@ class StepTable:
         """A stand-in for the sequence of that id: the log wants names, and knows them apart by identity."""
         sequence = self._sequences.get(request_id)
         if sequence is None:
-            sequence = self._sequences[request_id] = Sequence(request_id, 1, np.empty(0, np.int32), 1)
+            name = self._known_as.get(request_id, request_id)
+            sequence = self._sequences[request_id] = Sequence(name, 1, np.empty(0, np.int32), 1)
         return sequence

@@ -28,15 +28,15 @@ def error_event(error: ApiError) -> bytes:
     return b"data: " + error.body + b"\n\n"
 
 
-def refusal_of(request_id: int, ended: Ended) -> ApiError | None:
-    """The error that ended a request, if one did."""
+def refusal_of(request_id: int, ended: Ended, prompt: int | None = None) -> ApiError | None:
+    """The error that ended a request, if one did; it names the prompt, where that is one of several."""
     if ended.error is None and ended.reason in ("stop", "length"):
         return None
     if ended.error is None:
         return ApiError(500, "the request was aborted", code="aborted")
     message = ended.error.removeprefix(f"request {request_id}: ")
     code = "context_length_exceeded" if "exceed the context" in message else "invalid_request"
-    return ApiError(400, message, code=code)
+    return ApiError(400, message if prompt is None else f"prompt[{prompt}]: {message}", code=code)
 
 
 def usage(ends: Sequences[Ended], choices_a_prompt: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import socket
 import time
 from typing import Any
@@ -27,12 +28,13 @@ from runtime.messages import (
     TokenPrompt,
     id_bytes,
 )
+from runtime.open_files import allow_many_files
 from runtime.server.answers import ChatShape, CompletionShape, Shape
 from runtime.server.auth import ApiKey
 from runtime.server.config import Place, ServerConfig, ServerError
-from runtime.server.errors import ApiError, printable
+from runtime.server.errors import ApiError, complaint, printable
 from runtime.server.frontend import Frontend
-from runtime.server.limits import BodyLimit
+from runtime.server.limits import BodyLimit, Connection
 from runtime.server.mail import Outbox
 from runtime.server.meters import Meters, pages_by_state
 from runtime.server.protocol import (
@@ -48,9 +50,13 @@ from runtime.server.protocol import (
 )
 from runtime.server.respond import AnswerResponse
 
-_MOST_BODY_BYTES = 64 << 20  # some eight million token ids
+_IDLE_S = 75  # between two requests of a connection: longer than proxies keep theirs, so that they close first
+_UNREAD_S = 60  # until the kernel ends a connection whose client takes nothing
+_MOST_BODY_BYTES = 16 << 20  # some three million token ids; streams wait while it is parsed
+_MOST_COPIED = 64 << 20  # characters or token ids of all choices' prompts
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; the message says where."},
+    408: {"model": ErrorBody, "description": "The body did not come."},
     413: {"model": ErrorBody, "description": "The body is too long."},
     401: {"model": ErrorBody, "description": "No or a wrong API key."},
     404: {"model": ErrorBody, "description": "There is no such model."},
@@ -85,7 +91,7 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
     if config.api_key is not None:
         app.add_middleware(ApiKey, key=config.api_key)
     meters = Meters()
-    created = int(time.time())
+    card = ModelCard(id=config.model, created=int(time.time()), max_model_len=config.scheduler.max_context)
 
     def answer(body: Generation, prompts: list[Prompt], logprobs: int | None, shape: Shape) -> AnswerResponse:
         _check_model(body.model, config.model)
@@ -95,18 +101,23 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
             params = [body.params(logprobs, choice) for choice in range(body.n)]
         except SamplingError as error:
             raise ApiError(400, str(error)) from error
+        copied = body.n * sum(_size(prompt) for prompt in prompts)
+        if copied > _MOST_COPIED:
+            raise ApiError(400, f"n={body.n}: {copied} characters or token ids in all prompts, at most {_MOST_COPIED}")
         place = frontend.open(choices)
-        max_tokens = getattr(body, "max_completion_tokens", None) or body.max_tokens
         for choice in range(choices):
             request = Request(
                 place.first_id + choice,
                 API,
                 prompts[choice // body.n],
-                max_tokens,
+                body.token_limit,
                 params[choice % body.n],
                 body.stops,
                 body.ignore_eos,
                 priority=body.priority,
+                deadline_s=math.nan if body.deadline_s is None else received_s + body.deadline_s,
+                session_id=body.session_id,
+                client_id=body.client_id,
                 received_s=received_s,
             )
             frontend.send(request)
@@ -140,8 +151,13 @@ def make_app(config: ServerConfig, frontend: Frontend) -> FastAPI:
     @app.get("/v1/models", responses={401: _ERRORS[401]})
     async def models() -> ModelList:
         """What can be asked."""
-        card = ModelCard(id=config.model, created=created, max_model_len=config.scheduler.max_context)
         return ModelList(data=[card])
+
+    @app.get("/v1/models/{model:path}", responses={status: _ERRORS[status] for status in (401, 404)})
+    async def model(model: str) -> ModelCard:
+        """One that can be asked; a name may hold slashes."""
+        _check_model(model, config.model)
+        return card
 
     @app.get("/health", responses=_STALLED)
     async def health() -> Health:
@@ -180,6 +196,15 @@ def _prompt(prompt: str | list[int], vocab_size: int) -> Prompt:
     return TokenPrompt(id_bytes(prompt))
 
 
+def _size(prompt: Prompt) -> int:
+    """Characters or token ids of a prompt."""
+    if isinstance(prompt, TextPrompt):
+        return len(prompt.text)
+    if isinstance(prompt, TokenPrompt):
+        return len(prompt.ids) // 4
+    return sum(len(turn.content) for turn in prompt.turns)
+
+
 def _valid(text: str, field: str) -> str:
     """The text, if it is text: JSON can hold half a surrogate pair."""
     try:
@@ -210,16 +235,13 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: HttpRequest, error: RequestValidationError) -> Response:
         del request
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][1:])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "this server does not know this field"
-        return respond(ApiError(400, f"{field}: {message}" if field else message, param=field or None))
+        return respond(complaint(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: HttpRequest, error: HTTPException) -> Response:
         message = f"{request.method} {request.url.path}: {error.detail}"
+        if error.status_code == 400:  # FastAPI's, of what json.loads cannot read for another reason than its grammar
+            message = "the body cannot be read: JSON in UTF-8 is wanted, not nested too deep, no number too long"
         return respond(ApiError(error.status_code, printable(message), headers=dict(error.headers or {})))
 
     @app.exception_handler(Exception)
@@ -257,6 +279,7 @@ class ApiProcess:
 
     def run(self) -> None:
         """Serve until told to stop."""
+        allow_many_files()
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(self._serve())
 
@@ -265,7 +288,16 @@ class ApiProcess:
         frontend.listen()
         app = make_app(self._place.config, frontend)
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
+            uvicorn.Config(
+                app,
+                http=Connection,
+                ws="none",
+                log_level="error",  # a client's nonsense is not the operator's affair
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_keep_alive=_IDLE_S,
+            )
         )
         serving = asyncio.create_task(server.serve(sockets=[self._socket]))
         while not server.started and not serving.done():
@@ -293,6 +325,8 @@ def _bound(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_S * 1000)
         bound.bind(address)
         # Two servers may not share the port, even where the one before has only just begun to listen.
         bound.listen(2048)

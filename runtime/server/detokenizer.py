@@ -35,20 +35,21 @@ logger = logging.getLogger(__name__)
 class _Answer:
     """An output on its way out."""
 
-    __slots__ = ("frontend", "prompt_tokens", "stops", "stream", "tokens")
+    __slots__ = ("_min_tokens", "frontend", "prompt_tokens", "stops", "stream", "tokens")
 
     def __init__(self, opening: Opening, tokenizer: TextTokenizer) -> None:
         self.frontend = opening.frontend
         self.prompt_tokens = opening.prompt_tokens
         self.tokens = 0
         self.stops = StopStrings(opening.stop)
+        self._min_tokens = opening.min_tokens
         self.stream = TextStream(tokenizer.decode, ids_of(opening.tail).tolist()) if opening.text else None
 
     def text(self, token: int, is_end: bool) -> str:
         """New text by one more token, which is shown unless it only says that the output ends."""
         if self.stream is None or is_end:
             return ""
-        return self.stops.push(self.stream.push([token]))
+        return self._shown(self.stream.push([token]))
 
     def stopped(self) -> bool:
         """Whether a stop string was found."""
@@ -58,7 +59,10 @@ class _Answer:
         """What was held back."""
         if self.stream is None:
             return ""
-        return self.stops.push(self.stream.finish()) + self.stops.finish()
+        return self._shown(self.stream.finish()) + self.stops.finish()
+
+    def _shown(self, text: str) -> str:
+        return self.stops.push(text, look=self.tokens > self._min_tokens)
 
 
 class DetokenizerProcess:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from collections.abc import Sequence as Sequences
 from typing import Any
 
 import msgspec
+
+from runtime.server.protocol import NOT_DONE
 
 
 class ApiError(Exception):
@@ -50,6 +55,30 @@ class ApiError(Exception):
         }
 
 
+def complaint(found: Sequences[Mapping[str, Any]]) -> ApiError:
+    """What is told of a body that is not as it must be.
+
+    Args:
+        found: Pydantic's errors. Where a field may be of several types there is one of each: the first that is not
+            just about the type is of the one that was meant.
+    """
+    told = next((error for error in found if error["type"] not in _OTHER_TYPE), found[0])
+    kind, message = told["type"], str(told["msg"]).removeprefix("Value error, ")
+    where = [str(part) for part in told["loc"][1:] if not _BRANCH.search(str(part))]
+    if kind == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {told['ctx']['error']}, at character {told['loc'][-1]}")
+    if not where and kind in ("missing", "model_attributes_type"):
+        return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json")
+    field = ".".join(where)
+    if kind in ("extra_forbidden", "literal_error") and where[0] in NOT_DONE:
+        message = f"this server does not do this: {NOT_DONE[where[0]]}; leave it out"
+    elif kind == "extra_forbidden":
+        message = "this server does not know this field"
+    return ApiError(400, f"{field}: {message}" if field else message, param=field or None)
+
+
+_OTHER_TYPE = ("string_type", "list_type", "int_type")
+_BRANCH = re.compile(r"^(str|constrained-str|int|constrained-int)$|\[")  # pydantic's name of one of several types
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 encoded = msgspec.json.Encoder().encode

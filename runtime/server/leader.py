@@ -16,6 +16,7 @@ from runtime.messages import (
     Gauges,
     Logprobs,
     Ping,
+    Refused,
     Sampled,
     StepRecord,
     Stop,
@@ -146,6 +147,8 @@ class LeaderSide:
         for message in messages:
             if isinstance(message, Tokenized):
                 self._arrive(message)
+                self._gather_one()
+            elif isinstance(message, Refused):
                 self._gather_one()
             elif isinstance(message, Abort):
                 self._received.append(message)

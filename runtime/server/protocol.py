@@ -11,8 +11,29 @@ from runtime.engine.params import SamplingParams
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 TokenId = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 BiasedToken = Annotated[int, Field(ge=0, le=2**31 - 1)]  # a key of a JSON object is a string
-StopString = Annotated[str, Field(min_length=1)]
+Int64 = Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)]
+StopString = Annotated[str, Field(min_length=1, max_length=1024)]  # every token's text is compared with it
 Tokens = Annotated[list[TokenId], Field(min_length=1)]
+
+NOT_DONE = {  # what others' servers do
+    "echo": "the prompt is not repeated in the answer",
+    "suffix": "text is gone on with, not filled in",
+    "best_of": "none of the n choices is thrown away",
+    "tools": "no tools are called",
+    "tool_choice": "no tools are called",
+    "functions": "no functions are called",
+    "function_call": "no functions are called",
+    "parallel_tool_calls": "no tools are called",
+    "response_format": "the output is text of any form",
+    "audio": "the output is text",
+    "modalities": "the output is text",
+    "stop_token_ids": "an output ends by the model's own end tokens, or by stop strings",
+    "skip_special_tokens": "special tokens are never shown",
+    "include_stop_str_in_output": "the text ends before a stop string",
+    "prompt_logprobs": "log-probabilities are those of output tokens",
+    "use_beam_search": "tokens are sampled one by one",
+    "store": "nothing is kept",
+}
 
 
 class Body(BaseModel):
@@ -45,7 +66,7 @@ class Generation(Body):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: StrictInt = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 for all tokens.")
     min_p: float = Field(0.0, ge=0, le=1)
-    seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Int64 | None = None
     n: StrictInt = Field(1, ge=1, le=128)
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     presence_penalty: float = Field(0.0, ge=-2, le=2)
@@ -54,10 +75,16 @@ class Generation(Body):
     logit_bias: Annotated[dict[BiasedToken, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] = {}
     min_tokens: StrictInt = Field(0, ge=0, le=2**31 - 1)
     ignore_eos: StrictBool = False
-    priority: StrictInt = Field(0, ge=-(2**31), le=2**31 - 1, description="Larger is more urgent.")
+    priority: Int64 = Field(0, description="For the server's policy: larger is more urgent (in vLLM, less).")
+    deadline_s: Annotated[float, Field(strict=True, gt=0)] | None = Field(
+        None, description="For the server's policy: seconds from now within which the last token is wanted."
+    )
+    session_id: Int64 = Field(-1, description="For the server's policy: the conversation this is a turn of, or -1.")
+    client_id: Int64 = Field(-1, description="For the server's policy: the tenant who asks, or -1.")
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="Taken, as OpenAI's clients may send it, and not used.")
+    skip_special_tokens: Literal[True] = True
     return_moments: StrictBool = Field(
         False,
         description="Add the request's moments inside the server, and what the scheduler counted for it (chunks, "
@@ -69,6 +96,17 @@ class Generation(Body):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only with stream=true")
         return self
+
+    @model_validator(mode="after")
+    def _min_tokens_have_room(self) -> Generation:
+        if self.token_limit is not None and self.min_tokens > self.token_limit:
+            raise ValueError(f"min_tokens={self.min_tokens}: at most max_tokens={self.token_limit}")
+        return self
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most output tokens, or None for as many as there is room for."""
+        return self.max_tokens
 
     @property
     def stops(self) -> list[str]:
@@ -117,7 +155,7 @@ class ChatMessage(Body):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
 
     @property
     def text(self) -> str:
@@ -125,16 +163,30 @@ class ChatMessage(Body):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+class TextFormat(Body):
+    """The only form of an output that there is."""
+
+    type: Literal["text"]
+
+
 class ChatCompletionRequest(Generation):
     """Body of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
     max_completion_tokens: Count | None = None
     logprobs: StrictBool = False
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     chat_template_kwargs: Annotated[dict[str, StrictBool | str], Field(max_length=64)] = Field(
         {}, description="What else the chat template is told, e.g. enable_thinking."
     )
+    tool_choice: Literal["none"] | None = None
+    response_format: TextFormat | None = None
+    store: Literal[False] = False
+
+    @property
+    def token_limit(self) -> int | None:
+        """See :class:`Generation`."""
+        return self.max_completion_tokens or self.max_tokens
 
     @model_validator(mode="after")
     def _one_of_a_kind(self) -> ChatCompletionRequest:
@@ -157,6 +209,8 @@ class CompletionRequest(Generation):
     max_tokens: Count = 16
     logprobs: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
     best_of: StrictInt | None = Field(None, description="As many as n: none is thrown away.")
+    echo: Literal[False] = False
+    suffix: Literal[""] = ""
 
     @model_validator(mode="after")
     def _best_of_as_many(self) -> CompletionRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,18 +16,22 @@ from runtime.server.frontend import Answer, ClientGoneError, Frontend
 from runtime.server.meters import Meters
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from runtime.server.protocol import Generation
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_S = 60.0
 _JSON = [(b"content-type", b"application/json")]
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 class AnswerResponse(Response):
     """The answer to a request that was sent on its way.
+
+    A client that takes nothing of it for a minute is gone, though it holds the connection: what comes meanwhile waits
+    in this process's memory.
 
     Args:
         frontend: To close the answer with.
@@ -50,6 +53,7 @@ class AnswerResponse(Response):
         self._shape = shape
         self._meters = meters
         self._ends: dict[int, Ended] = {}
+        self._begun = False  # a stream
         self._created = int(time.time())
         self._id = f"{shape.id_prefix}{answer.first_id:x}"
 
@@ -60,18 +64,18 @@ class AnswerResponse(Response):
         begun_s = time.monotonic()
         status = "aborted"
         try:
-            if self._body.stream:
-                await self._stream(send)
-            else:
-                await self._complete(send)
-            status = "ok"
+            async with asyncio.timeout(None) as patience:
+                patient = _patient(send, patience)
+                try:
+                    await (self._stream(patient) if self._body.stream else self._complete(patient))
+                    status = "ok"
+                except ApiError as error:
+                    status = "rejected"
+                    await self._refuse(patient, error)
         except ClientGoneError:
             pass
-        except OSError:  # the client went in the middle of a write
+        except OSError:  # the client went in the middle of a write, or would not read (TimeoutError)
             pass
-        except ApiError as error:
-            status = "rejected"
-            await _send_whole(send, error.status, error.body, error.headers)
         finally:
             gone.cancel()
             self._frontend.close(self._answer)
@@ -90,7 +94,8 @@ class AnswerResponse(Response):
         """
         index = piece.request_id - self._answer.first_id
         if piece.ended is not None:
-            refused = refusal_of(piece.request_id, piece.ended)
+            prompt = index // self._body.n if self._choices > self._body.n else None
+            refused = refusal_of(piece.request_id, piece.ended, prompt)
             if refused is not None:
                 raise refused
             self._ends[index] = piece.ended
@@ -119,32 +124,31 @@ class AnswerResponse(Response):
     async def _stream(self, send: Send) -> None:
         body = self._body
         chunks = Chunks(self._shape, self._id, body.model, self._created, body.include_usage, body.continuous_usage)
-        begun = False
         written: list[bytes] = []
-        try:
-            while len(self._ends) < self._choices:
-                written.clear()
-                for piece in await self._answer.pieces():
-                    index = self._index(piece)
-                    if piece.ended is not None:
-                        beside = self._beside(piece.ended)
-                        written.append(chunks.end(index, piece, piece.ended.reason, beside))
-                    elif piece.tokens:  # also without text, as vLLM: clients time tokens by chunks
-                        written.append(chunks.chunk(index, piece))
-                if not begun:
-                    begun = True
-                    await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
-                if written:
-                    await send({"type": "http.response.body", "body": b"".join(written), "more_body": True})
-        except ApiError as error:
-            if not begun:
-                raise
-            await send({"type": "http.response.body", "body": error_event(error), "more_body": False})
-            return
+        while len(self._ends) < self._choices:
+            written.clear()
+            for piece in await self._answer.pieces():
+                index = self._index(piece)
+                if piece.ended is not None:
+                    beside = self._beside(piece.ended)
+                    written.append(chunks.end(index, piece, piece.ended.reason, beside))
+                elif piece.tokens:  # also without text, as vLLM: clients time tokens by chunks
+                    written.append(chunks.chunk(index, piece))
+            if not self._begun:
+                self._begun = True
+                await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
+            if written:
+                await send({"type": "http.response.body", "body": b"".join(written), "more_body": True})
         last = DONE
         if body.include_usage:
             last = chunks.usage(usage(self._ordered_ends(), body.n)) + DONE
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _refuse(self, send: Send, error: ApiError) -> None:
+        if self._begun:
+            await send({"type": "http.response.body", "body": error_event(error) + DONE, "more_body": False})
+        else:
+            await _send_whole(send, error.status, error.body, error.headers)
 
     def _beside(self, ended: Ended) -> dict[str, Any]:
         """What goes beside the choices of a choice's last chunk."""
@@ -164,9 +168,20 @@ class AnswerResponse(Response):
         return [self._ends[index] for index in range(self._choices)]
 
 
+def _patient(send: Send, patience: asyncio.Timeout) -> Send:
+    """Sends that end, by ``patience``, when the client takes nothing of what was sent before."""
+    clock = asyncio.get_running_loop().time
+
+    async def patient(message: Message) -> None:
+        patience.reschedule(clock() + _PATIENCE_S)
+        await send(message)
+        patience.reschedule(None)
+
+    return patient
+
+
 async def _send_whole(send: Send, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
     fields = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     fields += [*_JSON, (b"content-length", str(len(body)).encode())]
-    with contextlib.suppress(OSError):
-        await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})

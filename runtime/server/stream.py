@@ -76,17 +76,26 @@ class StopStrings:
         self._held = ""
         self.found = False
 
-    def push(self, text: str) -> str:
-        """Text that may be shown: up to the first stop string, or to where one may be beginning."""
+    def push(self, text: str, *, look: bool = True) -> str:
+        """Text that may be shown: up to the first stop string, or to where one may be beginning.
+
+        Args:
+            text: What is new.
+            look: Whether a stop string that ends in it counts.
+        """
         if self.found:
             return ""
         if not self._stops:
             return text
+        held = len(self._held)
         text = self._held + text
-        ends = [position for stop in self._stops if (position := text.find(stop)) >= 0]
-        if ends:
-            self.found = True
-            return text[: min(ends)]
+        if look:
+            # From where one must begin that ends in what is new: what was not looked for is not found later.
+            found = [text.find(stop, max(held - len(stop) + 1, 0)) for stop in self._stops]
+            begins = [position for position in found if position >= 0]
+            if begins:
+                self.found = True
+                return text[: min(begins)]
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -36,12 +36,17 @@ class TemplateError(ValueError):
     """A conversation that the model's chat template does not take."""
 
 
+class LongTextError(ValueError):
+    """A text longer than so many tokens can be."""
+
+
 class TextTokenizer:
     """A tokenizer and its chat template.
 
     Attributes:
         vocab_size: Token ids are below it.
         eos_ids: Tokens that end an output.
+        longest_token: Characters of the longest token.
 
     Args:
         tokenizer: The tokenizer.
@@ -62,22 +67,40 @@ class TextTokenizer:
         self._template = None if chat_template is None else _compiled(chat_template)
         self._knows_developers = chat_template is not None and "developer" in chat_template
         self.eos_ids = eos_ids
-        self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
+        vocabulary = tokenizer.get_vocab()
+        self.vocab_size: int = max(vocabulary.values()) + 1
+        self.longest_token = max(map(len, vocabulary))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the model wants around it."""
+    def encode(self, text: str, most_tokens: int | None = None) -> list[int]:
+        """Token ids of a prompt, with the special tokens that the model wants around it.
+
+        Args:
+            text: The prompt.
+            most_tokens: A text that cannot be so few is refused at once: others wait while it is tokenized.
+
+        Raises:
+            LongTextError: It is too long.
+        """
+        self._check_length(text, most_tokens)
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 
-    def encode_chat(self, turns: Sequences[ChatTurn], options: Mapping[str, bool | str] | None = None) -> list[int]:
+    def encode_chat(
+        self,
+        turns: Sequences[ChatTurn],
+        options: Mapping[str, bool | str] | None = None,
+        most_tokens: int | None = None,
+    ) -> list[int]:
         """Token ids of a conversation, up to where the assistant's answer begins.
 
         Args:
             turns: The conversation.
             options: What else the template is told; it cannot say otherwise than the conversation.
+            most_tokens: See :meth:`encode`.
 
         Raises:
             TemplateError: The model has no chat template, or its template refuses the conversation.
+            LongTextError: It is too long.
         """
         from jinja2 import TemplateError as JinjaError
 
@@ -90,9 +113,17 @@ class TextTokenizer:
             text = self._template.render({**(options or {}), **ours})
         except JinjaError as error:
             raise TemplateError(f"the model's chat template refuses these messages: {error}") from error
+        self._check_length(text, most_tokens)
         # The template has put the special tokens where they belong.
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def _check_length(self, text: str, most_tokens: int | None) -> None:
+        if most_tokens is not None and len(text) > most_tokens * self.longest_token:
+            raise LongTextError(
+                f"{len(text)} characters of prompt exceed the context of {most_tokens} tokens, "
+                f"of which the longest has {self.longest_token}"
+            )
 
     def decode(self, ids: Sequences[int]) -> str:
         """Text of tokens, special ones left out; a character whose bytes are not all there is U+FFFD."""

@@ -15,6 +15,7 @@ from runtime.messages import (
     Output,
     Piece,
     Ping,
+    Refused,
     Request,
     Stop,
     TextPrompt,
@@ -52,6 +53,7 @@ class TokenizerProcess:
         self._outbox = Outbox(place.path)
         self._tokenizer = load_tokenizer(place.config.tokenizer)
         self._vocab_size = place.config.vocab_size
+        self._context = place.config.scheduler.max_context
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -69,24 +71,25 @@ class TokenizerProcess:
 
     def _tokenize(self, request: Request) -> None:
         try:
-            tokenized = _tokenized(request, self._tokenizer, self._vocab_size)
+            tokenized = _tokenized(request, self._tokenizer, self._vocab_size, self._context)
         except Exception as error:  # one prompt, however odd, must not end the others
             if not isinstance(error, ValueError):
                 logger.exception("request %d cannot be tokenized", request.request_id)
             refused = refusal(request.request_id, str(error), received_s=request.received_s)
             self._outbox.send(request.frontend, refused)
+            self._outbox.send(WORKER.format(0), Refused(request.request_id))
         else:
             self._outbox.send(WORKER.format(0), tokenized)
 
 
-def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int) -> Tokenized:
+def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int, context: int) -> Tokenized:
     prompt = request.prompt
     if isinstance(prompt, TokenPrompt):
         ids = ids_of(prompt.ids)
     elif isinstance(prompt, TextPrompt):
-        ids = np.asarray(tokenizer.encode(prompt.text), np.int32)
+        ids = np.asarray(tokenizer.encode(prompt.text, context), np.int32)
     else:
-        ids = np.asarray(tokenizer.encode_chat(prompt.turns, prompt.options), np.int32)
+        ids = np.asarray(tokenizer.encode_chat(prompt.turns, prompt.options, context), np.int32)
     # Of text too: a tokenizer may know special tokens that the model has no embedding of.
     _check(ids, vocab_size, "prompt")
     if request.foretold is not None:
@@ -97,7 +100,15 @@ def _tokenized(request: Request, tokenizer: TextTokenizer, vocab_size: int) -> T
     if biased >= vocab_size:
         raise ValueError(_outside("logit_bias", biased, vocab_size))
     tail = ids[-_TAIL:].tobytes()
-    opening = Opening(request.request_id, request.frontend, tail, request.stop, request.text, len(ids))
+    opening = Opening(
+        request.request_id,
+        request.frontend,
+        tail,
+        request.stop,
+        request.text,
+        len(ids),
+        request.params.min_tokens,
+    )
     return Tokenized(
         opening,
         ids.tobytes(),

@@ -36,7 +36,7 @@ class Way(NamedTuple):
 
 WAYS = (
     Way("api", "tokenizer", ("Request", "Abort", "Ping"), ("frontend",)),
-    Way("tokenizer", "worker", ("Tokenized", "Abort", "Ping"), ("tokenizer",)),
+    Way("tokenizer", "worker", ("Tokenized", "Refused", "Abort", "Ping"), ("tokenizer",)),
     Way("worker", "ranks", ("Turn", "Decision"), ("ranks",)),
     Way("worker", "detokenizer", ("Opening", "Sampled", "Ping"), ("leader",)),
     Way("detokenizer", "worker", ("Abort",), ("detokenizer",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,6 +111,36 @@ def test_a_stop_string_ends_the_text_before_it(client: Any, stream: bool) -> Non
     assert tokens == whole.index(stop) + len(stop)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_within_min_tokens_does_not_end_the_text(client: Any, stream: bool) -> None:
+    whole = client.completions.create(**TEXT, max_tokens=20).choices[0].text
+    stop = whole[4:6]
+    extra = {"min_tokens": 20}
+    asked = client.completions.create(**TEXT, max_tokens=20, stop=stop, stream=stream, extra_body=extra)
+    text = "".join(chunk.choices[0].text for chunk in asked) if stream else asked.choices[0].text
+    assert text == whole
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_prompt_that_is_refused_is_named_and_the_others_are_given_up(slow_server: Server, stream: bool) -> None:
+    with httpx.Client(base_url=slow_server.url, trust_env=False, timeout=10) as http:
+        prompts = ["short", "x" * 600, "as short"]
+        body = {"model": "tiny", "prompt": prompts, "max_tokens": 480, "n": 2, "stream": stream}
+        answer = http.post("/v1/completions", json=body)
+        if answer.status_code == 200:  # the stream had begun
+            *_, error, done, end = answer.text.split("\n\n")
+            assert (done, end) == ("data: [DONE]", "")
+            error = json.loads(error.removeprefix("data: "))["error"]
+        else:
+            assert answer.status_code == 400
+            error = answer.json()["error"]
+        assert "prompt[1]: " in error["message"]
+        assert "context of 512" in error["message"]
+        deadline_s = time.monotonic() + 1.5  # 480 steps would take 2.4 s
+        while http.get("/health").json()["pages_running"]:
+            assert time.monotonic() < deadline_s
+
+
 def test_logprobs_name_the_tokens(client: Any) -> None:
     chat = client.chat.completions.create(**CHAT, max_tokens=3, logprobs=True, top_logprobs=1)
     content = chat.choices[0].logprobs.content
@@ -141,6 +172,7 @@ def test_without_max_tokens_a_chat_goes_on_to_the_end_of_the_context(client: Any
         ("completions", {"prompt": ""}, "empty"),
         ("completions", {"prompt": []}, "prompt"),
         ("completions", {"prompt": "x" * 600}, "context of 512"),
+        ("completions", {"prompt": "x" * 10_000}, "10000 characters of prompt exceed the context of 512"),
         ("completions", {"max_tokens": 600}, "context of 512"),
         ("completions", {"max_tokens": 0}, "max_tokens"),
         ("completions", {"max_tokens": -5}, "max_tokens"),
@@ -184,6 +216,8 @@ def test_errors_that_are_not_400(http: Any) -> None:
 
 def test_models_and_metrics(client: Any, http: Any) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").max_model_len == 512
+    assert http.get("/v1/models/some/other").json()["error"]["code"] == "model_not_found"
     client.completions.create(**TEXT, max_tokens=2)
     lines = dict(line.rsplit(" ", 1) for line in http.get("/metrics").text.splitlines() if line[0] != "#")
     assert float(lines['servetwin_requests_total{status="ok"}']) >= 1

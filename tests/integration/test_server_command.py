@@ -34,9 +34,11 @@ def test_it_serves_until_a_signal_and_leaves_nothing(short_tmp: Path, ending: si
     environment = {**os.environ, "TMPDIR": str(short_tmp)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as serve:
         assert serve.stderr is not None
-        said = serve.stderr.readline()
-        found = re.search(r"serving tiny at (http://127\.0\.0\.1:\d+)/v1", said)
-        assert found is not None, said + serve.stderr.read()
+        said, found = [], None
+        while found is None:  # before it the workers tell how far they are
+            said.append(serve.stderr.readline())
+            assert said[-1], said
+            found = re.search(r"serving tiny at (http://127\.0\.0\.1:\d+)/v1", said[-1])
         body = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
         with httpx.Client(base_url=found[1], trust_env=False) as http:
             answers = [http.post("/v1/completions", json=body).json() for _ in range(2)]

@@ -135,6 +135,24 @@ def test_a_request_that_is_refused_is_not_waited_for(start: Any) -> None:
         client.close()
 
 
+def test_a_request_that_a_tokenizer_refuses_is_not_waited_for(start: Any) -> None:
+    with start(http=False, tokenizers=2) as server:
+        client = Client(server.directory, server.config)
+        client.gather(3)
+        client.send(asked(1, tokens=5))
+        client.send(asked(2, [5, 4_000]))
+        client.send(asked(3, tokens=7))
+        ended = {}
+        while len(ended) < 3:
+            server.check()
+            pieces = client.receive(5.0)
+            assert pieces, "the server waits for what never comes"
+            ended |= {piece.request_id: piece.ended for piece in pieces if piece.ended is not None}
+        assert [ended[number].reason for number in (1, 2, 3)] == ["length", "error", "length"]
+        assert "4000" in ended[2].error
+        client.close()
+
+
 def test_an_id_in_use_is_refused_and_its_owner_goes_on(slow_server: Server) -> None:
     client = Client(slow_server.directory, slow_server.config)
     client.send(asked(1, tokens=20))

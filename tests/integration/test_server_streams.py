@@ -70,6 +70,27 @@ def test_cut_streams_leave_the_others_alone_and_their_kv_behind(which: str, requ
     asyncio.run(run())
 
 
+def test_a_stream_is_finished_though_the_server_is_to_stop(start: Any) -> None:
+    async def run(server: Server) -> None:
+        url = urlsplit(server.url)
+        under_way = [asyncio.create_task(stream(server, number, None)) for number in range(4)]
+        idle, begun = [await asyncio.open_connection(url.hostname, url.port) for _ in range(2)]
+        begun[1].write(b"POST /v1/completions HT")  # neither is a request, and nobody waits for them
+        while True:
+            async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+                if (await client.get("/health")).json()["running"] == 4:
+                    break
+        await asyncio.to_thread(server.stop, 20.0)
+        assert [len(text or "") for text in await asyncio.gather(*under_way)] == [TOKENS] * 4
+        for _, writer in (idle, begun):
+            writer.close()
+        with pytest.raises(ConnectionError):
+            await asyncio.open_connection(url.hostname, url.port)
+
+    with start(step_s=0.02) as server:
+        asyncio.run(run(server))
+
+
 def test_a_client_that_leaves_before_a_whole_answer_is_aborted(slow_server: Server) -> None:
     async def run() -> None:
         async with httpx.AsyncClient(base_url=slow_server.url, trust_env=False, timeout=30) as client:

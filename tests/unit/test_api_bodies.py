@@ -34,7 +34,7 @@ FIELDS = [
     *("model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
     *("seed", "n", "stop", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "min_tokens"),
     *("ignore_eos", "priority", "stream", "stream_options", "logprobs", "top_logprobs", "return_moments", "other"),
-    *("best_of", "user", "chat_template_kwargs"),
+    *("best_of", "user", "chat_template_kwargs", "session_id", "client_id", "deadline_s"),
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -125,10 +125,27 @@ def test_bodies_that_are_hardly_json(api: Api, content: bytes) -> None:
     assert answer.status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"", "Content-Type: application/json"),
+        (b"[1]", "must be a JSON object"),
+        (b'{"model": }', "not JSON: Expecting value, at character 10"),
+        (b'{"model": "\xff"}', "UTF-8"),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "no number too long"),
+    ],
+    ids=["empty", "no object", "cut", "no UTF-8", "endless number"],
+)
+def test_what_is_wrong_with_a_body_is_said(api: Api, content: bytes, names: str) -> None:
+    answer = api.post("/v1/completions", content)
+    assert answer.status_code == 400
+    assert names in answer.json()["error"]["message"]
+
+
 def test_a_body_that_would_fill_the_memory_gets_413(api: Api) -> None:
-    answer = api.post("/v1/completions", b'{"prompt": "' + b"x" * (65 << 20) + b'"}')
+    answer = api.post("/v1/completions", b'{"prompt": "' + b"x" * (17 << 20) + b'"}')
     assert answer.status_code == 413
-    assert "67108864 bytes" in answer.json()["error"]["message"]
+    assert "16777216 bytes" in answer.json()["error"]["message"]
 
 
 def test_what_is_asked_is_what_is_sent(api: Api) -> None:
@@ -150,11 +167,15 @@ def test_what_is_asked_is_what_is_sent(api: Api) -> None:
         "min_tokens": 1,
         "ignore_eos": True,
         "priority": 3,
+        "session_id": 2**40,
+        "client_id": 6,
+        "deadline_s": 1.5,
         "logprobs": 2,
     }
     assert api.post("/v1/completions", json.dumps(body).encode()).status_code == 200
     sent = api.frontend.sent
     assert (sent.max_tokens, sent.stop, sent.ignore_eos, sent.priority) == (9, ["x"], True, 3)
+    assert (sent.session_id, sent.client_id, sent.deadline_s - sent.received_s) == (2**40, 6, pytest.approx(1.5))
     params = sent.params
     for name in ("temperature", "top_p", "top_k", "min_p", "min_tokens", "logprobs"):
         assert getattr(params, name) == body[name]
@@ -174,9 +195,11 @@ def test_the_schema_documents_bodies_and_errors(api: Api) -> None:
         name = post["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         body = schema["components"]["schemas"][name]
         assert body["additionalProperties"] is False
+        for field in ("priority", "deadline_s", "session_id", "client_id"):
+            assert "policy" in body["properties"][field]["description"]
 
 
-CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"model": "tiny", "prompt": "Hi"}
 
 
@@ -198,6 +221,8 @@ def test_null_is_the_default(api: Api) -> None:
         {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},  # GuideLLM
         {"top_k": -1},
         {"user": "someone"},
+        {"echo": False, "suffix": "", "skip_special_tokens": True},  # what this server does anyway
+        {"deadline_s": 30},
     ],
     ids=str,
 )
@@ -210,16 +235,55 @@ def test_what_other_clients_send_is_taken(api: Api, change: dict[str, Any]) -> N
     ("change", "names"),
     [
         ({"best_of": 3, "n": 2}, "best_of=3"),
+        ({"echo": True}, "echo: this server does not do this: the prompt is not repeated"),
+        ({"suffix": "end"}, "suffix: this server does not do this"),
+        ({"stop_token_ids": [5]}, "stop_token_ids: this server does not do this"),
+        ({"stop": ["x"] * 17}, "stop: List should have at most 16 items"),
+        ({"stop": ["x", "y" * 1025]}, "stop.1: String should have at most 1024 characters"),
+        ({"prompt": [5, -1]}, "prompt.1: Input should be greater than or equal to 0"),
+        ({"prompt": "x" * (1 << 20), "n": 128}, "n=128: 134217728 characters"),
+        ({"priority": 2**63}, "priority"),
+        ({"priority": "high"}, "priority"),
+        ({"session_id": "mine"}, "session_id"),
+        ({"client_id": 1.5}, "client_id"),
+        ({"deadline_s": 0}, "deadline_s"),
+        ({"deadline_s": -3.5}, "deadline_s"),
+        ({"deadline_s": "soon"}, "deadline_s"),
+        ({"deadline_s": float("nan")}, "deadline_s"),
+        ({"deadline_s": float("inf")}, "deadline_s"),
+        ({"min_tokens": 20, "max_tokens": 19}, "min_tokens=20: at most max_tokens=19"),
         ({"top_k": -2}, "top_k"),
         ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),  # each costs every step
         ({"prompt": ["Hi"] * 100, "n": 4}, "400 choices"),  # no later try will find room
     ],
-    ids=["best_of", "top_k", "logit_bias", "choices"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_will_never_do_is_400_and_says_why(api: Api, change: dict[str, Any], names: str) -> None:
     answer = api.post("/v1/completions", json.dumps({**TEXT, **change}).encode())
     assert answer.status_code == 400
     assert names in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools: this server does not do this: no tools are called"),
+        ({"tool_choice": "auto"}, "tool_choice: this server does not do this"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type: this server does not do this"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "content.0.type"),
+        ({"messages": [CHAT["messages"][0]] * 10_001}, "messages: List should have at most 10000 items"),
+    ],
+    ids=["tools", "tool_choice", "response_format", "image", "messages"],
+)
+def test_what_a_chat_cannot_have_is_said(api: Api, change: dict[str, Any], names: str) -> None:
+    answer = api.post("/v1/chat/completions", json.dumps({**CHAT, **change}).encode())
+    assert answer.status_code == 400
+    assert names in answer.json()["error"]["message"]
+
+
+def test_what_a_chat_has_anyway_may_be_asked_for(api: Api) -> None:
+    anyway = {"tool_choice": "none", "response_format": {"type": "text"}, "store": False}
+    assert api.post("/v1/chat/completions", json.dumps({**CHAT, **anyway}).encode()).status_code == 200
 
 
 def test_a_chat_template_is_told_what_the_client_wants(api: Api) -> None:

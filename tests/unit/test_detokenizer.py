@@ -92,6 +92,30 @@ def test_text_that_may_become_a_stop_string_waits() -> None:
     assert stops.found
 
 
+@given(
+    pieces=st.lists(st.text(alphabet="abé", max_size=3), max_size=14),
+    stops=st.lists(st.text(alphabet="abé", min_size=1, max_size=4), max_size=3),
+    blind=st.integers(0, 14),
+)
+def test_no_stop_string_is_found_that_ends_before_it_is_looked_for(
+    pieces: list[str], stops: list[str], blind: int
+) -> None:
+    stop_strings = StopStrings(stops)
+    shown, text, cut = "", "", None
+    for number, piece in enumerate(pieces):
+        if cut is None and number >= blind:
+            # Those that end in this piece, and of them the one that begins first.
+            ends = range(len(text) + 1, len(text + piece) + 1)
+            begins = [end - len(stop) for end in ends for stop in stops if (text + piece)[:end].endswith(stop)]
+            cut = min(begins, default=None)
+        text += piece
+        shown += stop_strings.push(piece, look=number >= blind)
+        assert text.startswith(shown)
+    shown += stop_strings.finish()
+    assert stop_strings.found == (cut is not None)
+    assert shown == text[:cut]
+
+
 def sampled(request_id: int, tokens: list[int], end: Ended | None = None) -> Sampled:
     ids = array("q", [request_id] * len(tokens)).tobytes()
     return Sampled(ids, id_bytes(tokens), [], [] if end is None else [(request_id, end)])
@@ -114,6 +138,27 @@ def test_a_stop_string_aborts_the_request_once_and_later_tokens_are_nobodys() ->
     assert last is not None
     assert (last.reason, last.output_tokens, stopped) == ("stop", 5, [])
     assert detokenizer.pieces(sampled(1, [65]))[0] == {}  # it is forgotten
+
+
+def test_a_stop_string_within_min_tokens_does_not_end_the_text() -> None:
+    detokenizer = Detokenizer(TOKENIZER)
+    detokenizer.open(Opening(1, "api", b"", ["ab"], True, min_tokens=4))
+    outputs, stopped = detokenizer.pieces(sampled(1, list(b"abxa")))
+    assert (text_of(outputs["api"]), stopped) == ("abx", [])
+    outputs, stopped = detokenizer.pieces(sampled(1, list(b"b")))  # it ends beyond them, though it began within
+    assert (text_of(outputs["api"]), stopped) == ("", [1])
+    outputs, _ = detokenizer.pieces(sampled(1, [], ended("abort")))
+    last = outputs["api"][-1].ended
+    assert last is not None
+    assert (last.reason, last.output_tokens) == ("stop", 5)
+
+
+def test_a_stop_string_may_begin_or_end_within_the_bytes_of_several_tokens() -> None:
+    detokenizer = Detokenizer(TOKENIZER)
+    detokenizer.open(Opening(1, "api", b"", ["é🙂"], True))
+    news = [detokenizer.pieces(sampled(1, [byte])) for byte in "né é🙂!".encode()]
+    assert "".join([text_of(outputs.get("api", [])) for outputs, _ in news]) == "né "
+    assert [stopped for _, stopped in news if stopped] == [[1]]
 
 
 def test_the_token_that_ends_an_output_is_not_shown_but_half_a_stop_string_is() -> None:

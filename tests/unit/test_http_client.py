@@ -22,12 +22,12 @@ from traces.schema import Trace
 
 
 @contextmanager
-def answering(events: list[dict[str, Any]]) -> Iterator[str]:
-    """A server that answers every completion with these events; yields its URL."""
+def answering(events: list[dict[str, Any]], asked: list[dict[str, Any]]) -> Iterator[str]:
+    """A server that answers every completion with these events, and keeps what is asked; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # the base class's name
-            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
@@ -53,7 +53,7 @@ def replayed(events: list[dict[str, Any]]) -> tuple[dict[str, Any], list[int]]:
     """The request table of one request so answered, and its tokens' positions."""
     trace = Trace.build("one", arrival_s=[0.0], prompt_tokens=[8], output_tokens=[3])
     workload = Workload(trace)
-    with answering(events) as url:
+    with answering(events, []) as url:
         transport = HttpTransport(Endpoint(url, "model", None, False, 10.0, {}), workload, PromptMaker(trace, 100, 0))
         player = Player(workload, transport, 10.0, keep_tokens=True)
         try:
@@ -99,3 +99,38 @@ def test_what_only_our_server_tells_is_null_from_another() -> None:
     assert [table[name].item(0) for name in ("chunks", "preemptions", "recomputed_tokens")] == [-1, -1, -1]
     assert np.isnan(table["preempted_s"]).all()
     assert table["cached_tokens"].tolist() == [4]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_server_of_ours_is_told_what_policies_read_and_its_ids_are_known(ours: bool) -> None:
+    columns: dict[str, Any] = {"priority": [-3, 4], "session_id": [9, -1], "client_id": [-1, 2]}
+    trace = Trace.build(
+        "two",
+        arrival_s=[0.0, 0.0],
+        prompt_tokens=[8, 8],
+        output_tokens=[1, 1],
+        request_id=[70, 71],
+        deadline_s=[2.5, float("nan")],
+        **columns,
+    )
+    asked: list[dict[str, Any]] = []
+    with answering([text("a") | {"id": "cmpl-1000000000005"}, text("", "length"), usage(1)], asked) as url:
+        endpoint = Endpoint(url, "model", None, False, 10.0, {}, ours)
+        transport = HttpTransport(endpoint, Workload(trace), PromptMaker(trace, 100, 0))
+        try:
+            for row in range(2):
+                transport.send(row, 0.0, 0.0)
+                while not any(news.finish for news in transport.receive(5.0)):
+                    pass
+        finally:
+            transport.close()
+    told = [{name: body.get(name) for name in (*columns, "deadline_s")} for body in asked]
+    if ours:
+        assert told == [
+            {"priority": -3, "session_id": 9, "client_id": -1, "deadline_s": 2.5},
+            {"priority": 4, "session_id": -1, "client_id": 2, "deadline_s": None},
+        ]
+        assert transport.known_as == {(1 << 48) + 5: 71}  # the later of two answers with one id
+    else:
+        assert not {name for body in asked for name in body} & set(told[0]), "another server may refuse them"
+        assert transport.known_as == {}

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 
 from runtime.messages import ChatTurn
 from runtime.server.config import ServerError
-from runtime.server.text import TemplateError, TextTokenizer, byte_level_tokenizer, load_tokenizer
+from runtime.server.text import LongTextError, TemplateError, TextTokenizer, byte_level_tokenizer, load_tokenizer
 
 BYTES = byte_level_tokenizer()
 
@@ -44,6 +44,16 @@ def test_transformers_renders_and_tokenizes_the_same(tmp_path: Path) -> None:
     assert BYTES.encode_chat(turns) == rendered
     assert BYTES.encode("Hello, ✓") == theirs("Hello, ✓")["input_ids"]
     assert BYTES.decode([72, 105, 256]) == theirs.decode([72, 105, 256], skip_special_tokens=True)
+
+
+def test_a_text_too_long_for_the_context_is_refused_before_it_is_tokenized() -> None:
+    longest = "<|endoftext|>"  # of all tokens
+    assert BYTES.encode(longest * 5, most_tokens=5) == [256] * 5
+    said = "66 characters of prompt exceed the context of 5 tokens, of which the longest has 13"
+    with pytest.raises(LongTextError, match=said):
+        BYTES.encode(longest * 5 + "x", most_tokens=5)
+    with pytest.raises(LongTextError):
+        BYTES.encode_chat([ChatTurn("user", "x" * 60)], most_tokens=5)
 
 
 def test_all_end_tokens_of_a_folder_count(tmp_path: Path) -> None:

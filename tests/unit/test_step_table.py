@@ -13,7 +13,7 @@ def ids(*values: int) -> bytes:
 
 
 def test_columns_are_those_of_the_records() -> None:
-    table = StepTable(100, start_s=50.0)
+    table = StepTable(100, start_s=50.0, known_as={})
     tokens = np.array([300], np.int32).tobytes()
     table.take(StepRecord(0, 50.5, 0.25, 1, False, 0.0, 0.001, 50.25, 51.0, ids(7), tokens, b"", (0, 1, 80, 0, 0, 0)))
     table.take(
