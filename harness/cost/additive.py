@@ -15,8 +15,8 @@ from harness.cost.nonnegative import nonnegative_least_squares
 FloatArray = npt.NDArray[np.float64]
 
 _KNOTS = 16  # of one curve at most
-_CLOSEST = 1.12  # ratio of neighbouring knots at least
-_OCTAVE = 0.03  # by how much of the seconds a curve may leave the roofline's shape within a doubling of the work ...
+_FACTOR = 0.2  # how far the factor on a kind's roofline may be from that of all of them, without being held back
+_OCTAVE = 0.01  # by how much of the seconds a curve may leave the roofline's shape within a doubling of the work ...
 _SHARE = 0.3  # ... and by how much of its own rise there, without being held back
 _REWEIGHTED = 3  # times, for points that are far off
 _ERROR = 0.01  # of a measured point, as far as the curves are to follow it
@@ -80,9 +80,9 @@ def fit_additive(
 ) -> Additive:
     """The curves that come closest to measured points, in relative error, where these do not tell: to the roofline.
 
-    Each kind of work first gets a factor on its roofline, and seconds in proportion to its amount that no roofline
-    knows of. The curves may then leave that shape at knots placed on measured amounts; beyond the last they go on along
-    it. Points that are far off whatever the curves count less (Huber, Robust estimation of a location parameter, 1964).
+    Each kind of work first gets a factor on its roofline. The curves may then leave that shape at knots placed on
+    measured amounts; beyond the last they go on along it. Points that are far off whatever the curves count less
+    (Huber, Robust estimation of a location parameter, 1964).
 
     Args:
         amounts: (points, kinds) amounts of work.
@@ -94,37 +94,37 @@ def fit_additive(
     grids = [_knots(column) for column in amounts.T]
     rises = [np.array([kind.roofline_s(knot) for knot in grid]) for kind, grid in zip(work, grids, strict=True)]
     weight = 1.0 / (seconds * np.hypot(spread, _ERROR))
-    fixed_factor, factors, slopes = _shapes(amounts, seconds, weight, grids, rises, fixed_s)
+    fixed_factor, *factors = _factors(amounts, seconds, weight, grids, rises, fixed_s)
 
     typical_s = float(np.median(seconds))
     columns, priors, units = [np.ones(len(seconds))], [fixed_factor * fixed_s], [0.5 * typical_s]
-    for column, grid, rise, factor, slope in zip(amounts.T, grids, rises, factors, slopes, strict=True):
+    for column, grid, rise, factor in zip(amounts.T, grids, rises, factors, strict=True):
         for low, high, rise_s in zip(grid, grid[1:], np.diff(rise), strict=False):
             columns.append((column.clip(low, high) - low) / (high - low))
-            priors.append(factor * float(rise_s) + slope * (high - low))
+            priors.append(factor * float(rise_s))
             octaves = 1.0 if low == 0 else float(np.log2(high / low))
             units.append(_OCTAVE * octaves * float(seconds[column >= low].min()) + _SHARE * priors[-1])
     solved = _robust(np.column_stack(columns), seconds, weight, np.array(priors), np.array(units))
     curves, taken = [], 1
-    for grid, kind, factor, slope in zip(grids, work, factors, slopes, strict=True):
+    for grid, kind, factor in zip(grids, work, factors, strict=True):
         rise = solved[taken : taken + len(grid) - 1]
         taken += len(grid) - 1
         least_s = _LEAST_RISE * typical_s
         pieces = (np.maximum(rise, least_s) / np.diff(grid)).tolist()
         last = max(grid[-1], 1.0)
-        beyond = factor * (kind.roofline_s(4 * last) - kind.roofline_s(last)) / (3 * last) + slope
+        beyond = factor * (kind.roofline_s(4 * last) - kind.roofline_s(last)) / (3 * last)
         curves.append(Curve(grid, [*pieces, max(beyond, least_s / last)]))
     return Additive(float(solved[0]), tuple(curves))
 
 
 def _knots(column: FloatArray) -> list[float]:
-    """0, and measured amounts at some distance from each other, the largest among them."""
+    """0, and measured amounts evenly on a logarithmic scale, the largest among them."""
     measured = np.unique(column[column > 0]).tolist()
     if not measured:
         return [0.0]
-    closest = max(_CLOSEST, (measured[-1] / measured[0]) ** (1.0 / _KNOTS))
+    closest = (measured[-1] / measured[0]) ** (1.0 / _KNOTS)
     knots = [measured[-1]]
-    for amount in reversed(measured):
+    for amount in reversed(measured[:-1]):
         if amount * closest <= knots[-1]:
             knots.append(amount)
     if knots[-1] != measured[0]:
@@ -132,28 +132,21 @@ def _knots(column: FloatArray) -> list[float]:
     return [0.0, *reversed(knots)]
 
 
-def _shapes(
+def _factors(
     amounts: FloatArray,
     seconds: FloatArray,
     weight: FloatArray,
     grids: Sequence[Sequence[float]],
     rises: Sequence[FloatArray],
     fixed_s: float,
-) -> tuple[float, list[float], list[float]]:
-    """A factor on what is fixed; for each kind of work a factor on its roofline, and seconds for each unit of it.
-
-    Where the points do not tell, factors are that of all together, and there is nothing besides.
-    """
+) -> list[float]:
+    """A factor on what is fixed, then one on each kind's roofline; where the points do not tell, that of all."""
     shapes = [np.interp(column, grid, rise) for column, grid, rise in zip(amounts.T, grids, rises, strict=True)]
     roofline = np.column_stack([np.full(len(seconds), fixed_s), *shapes])
     overall = float(np.median(seconds / roofline.sum(axis=1)))
-    unit = float(np.median(seconds)) / np.maximum(amounts.max(axis=0), 1.0)
-    matrix = np.hstack([roofline * overall, amounts * unit])
-    prior = np.repeat([1.0, 0.0], [roofline.shape[1], amounts.shape[1]])
-    solved = _robust(matrix, seconds, weight, prior, np.ones(len(prior)))
-    fixed_factor, *factors = (overall * solved[: roofline.shape[1]]).tolist()
-    slopes: list[float] = (unit * solved[roofline.shape[1] :]).tolist()
-    return fixed_factor, factors, slopes
+    alike = np.ones(roofline.shape[1])
+    factors: list[float] = (overall * _robust(roofline * overall, seconds, weight, alike, _FACTOR * alike)).tolist()
+    return factors
 
 
 def _robust(

@@ -1,9 +1,9 @@
-"""What a fit leaves of measured points, spread to their surroundings so that the sum still rises with all work.
+"""What measured points allow of a fit: a step with more work than a point is no faster, one with less no slower.
 
-Interpolation between bounds (Beliakov, Interpolation of Lipschitz functions, 2006): what a measured point says fades
-with the distance from it. Distance is counted in the fit's own seconds, kind of work by kind of work: towards more work
-the correction falls by at most what the fit rises, so that their sum is monotone. It is exact at every point,
-continuous, and nothing where no point is near.
+Interpolation between bounds (Beliakov, Interpolation of Lipschitz functions, 2006): a point that took longer than the
+fit says lifts what is around it, one that took less lowers it. Distance is counted in the fit's own seconds, kind of
+work by kind of work: towards more work a lift fades by what the fit rises, so that their sum does not fall, and towards
+less work at least as fast. It is exact at every point, continuous, and nothing where no point is near.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-_FADE = 0.5  # of the distance: a residual of 1 % is forgotten 2 % of the step's seconds away
 _BLOCK = 8192  # steps at once: what they need stays in a cache
 
 
@@ -70,7 +69,7 @@ class Cones:
                 lift = max(lift, left_s)
             else:
                 lower = max(lower, left_s)
-        return lift - lower
+        return lift or -lower
 
     def at_each(self, parts: Sequence[FloatArray]) -> FloatArray:
         """The same for many steps, bit for bit: (kinds, steps) to (steps,)."""
@@ -86,7 +85,7 @@ class Cones:
                 left_s = left_s - np.maximum(self._more * distance, self._less * distance)
             lift = left_s[: self._lifting].max(axis=0, initial=0.0)
             lower = left_s[self._lifting :].max(axis=0, initial=0.0)
-            np.subtract(lift, lower, out=result[block])
+            result[block] = np.where(lift > 0, lift, -lower)
         return result
 
 
@@ -100,13 +99,10 @@ class Correction:
     """
 
     def __init__(self, parts: FloatArray, fitted_s: FloatArray, residual_s: FloatArray) -> None:
-        # Slopes come from one family, ordered, in which both cones of a pair meet the same condition: so where a point
-        # lifts, no other lowers.
-        slopes = [_slopes(parts, residual_s, point) for point in range(len(parts))]
         self._cones = [
-            Cone(residual, less, more, fitted, tuple(part))
-            for residual, (less, more), fitted, part in zip(
-                residual_s.tolist(), slopes, fitted_s.tolist(), parts.tolist(), strict=True
+            Cone(residual, *_slopes(parts, residual_s, point), fitted, tuple(own))
+            for point, (residual, fitted, own) in enumerate(
+                zip(residual_s.tolist(), fitted_s.tolist(), parts.tolist(), strict=True)
             )
             if residual
         ]
@@ -163,23 +159,13 @@ class Correction:
 
 
 def _slopes(parts: FloatArray, residual_s: FloatArray, point: int) -> tuple[float, float]:
-    """How fast a point's residual has to fade, towards less work and more, to leave every other point its own.
-
-    Towards the side on which the sum would fall, that is by no more than what the fit rises.
-    """
+    """How fast a point's residual fades, towards less work and more: fast enough to leave every other point its own."""
     residual = residual_s[point]
-    if not residual:
-        return _FADE, _FADE
-    # A residual above 0 lifts: with less work the sum may fall as steeply as need be, with more it must not fall.
-    steep, shallow = (parts[point] - parts).clip(0), (parts - parts[point]).clip(0)
+    free, bound = (parts[point] - parts).clip(0).sum(axis=1), (parts - parts[point]).clip(0).sum(axis=1)
     if residual < 0:
-        steep, shallow = shallow, steep
-    free_s, bound_s = steep.sum(axis=1), shallow.sum(axis=1)
-    excess = abs(residual) - residual_s * np.sign(residual)
-    both = free_s + bound_s
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gentle = np.where(both > 0, excess / both, 0.0)
-        sharp = np.where(free_s > 0, (excess - bound_s) / free_s, 1.0)
-    fade = max(_FADE, float(np.where(gentle <= 1.0, gentle, sharp).max()))
-    limited = min(fade, 1.0)
-    return (fade, limited) if residual > 0 else (limited, fade)
+        free, bound = bound, free
+    # Towards the side on which the sum would fall it fades as the fit rises: that is never too slow there, for points
+    # that are monotone.
+    excess = np.sign(residual) * (residual - residual_s) - bound
+    steep = max(1.0, float((excess[free > 0] / free[free > 0]).max(initial=0.0)))
+    return (steep, 1.0) if residual > 0 else (1.0, steep)

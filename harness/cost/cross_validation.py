@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.cost.profile import Interpolation, kind_of
+from harness.cost.profile import Interpolation, Ranges, kind_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,7 +21,8 @@ class CrossValidation:
 
     Attributes:
         errors: (points,) relative, of each of the cost model's points; positive where it was too slow.
-        outside: (points,) whether the point had more or less of some work than all that were left in.
+        outside: (points,) whether the point is a corner: it had more or less of some work than all of its kind that
+            were left in, so that its seconds had to be extrapolated.
         kinds: (points,) ``prefill``, ``decode`` or ``mixed``.
     """
 
@@ -31,8 +32,17 @@ class CrossValidation:
 
     def of(self, kind: str) -> CrossValidation:
         """The same of one kind of steps."""
-        chosen = self.kinds == kind
-        return CrossValidation(self.errors[chosen], self.outside[chosen], self.kinds[chosen])
+        return self._where(self.kinds == kind)
+
+    @property
+    def corners(self) -> CrossValidation:
+        """The same of the points whose seconds had to be extrapolated."""
+        return self._where(self.outside)
+
+    @property
+    def interior(self) -> CrossValidation:
+        """The same of all others."""
+        return self._where(~self.outside)
 
     @property
     def bias(self) -> float:
@@ -48,6 +58,9 @@ class CrossValidation:
     def p95(self) -> float:
         """The 95th percentile of the absolute errors."""
         return float(np.quantile(np.abs(self.errors), 0.95))
+
+    def _where(self, chosen: npt.NDArray[np.bool_]) -> CrossValidation:
+        return CrossValidation(self.errors[chosen], self.outside[chosen], self.kinds[chosen])
 
 
 def cross_validate(cost: ProfileCost, folds: int = 20) -> CrossValidation:
@@ -69,8 +82,8 @@ def cross_validate(cost: ProfileCost, folds: int = 20) -> CrossValidation:
         known = points.without(left_out)
         if not len(known.seconds):
             continue
-        predicted = Interpolation(known, cost.roofline).steps_s(points.amounts[left_out].T)
+        predicted = Interpolation(known, cost.work).steps_s(points.amounts[left_out].T)
         errors[left_out] = predicted / points.seconds[left_out] - 1.0
-        least, most = known.amounts.min(axis=0), known.amounts.max(axis=0)
-        outside[left_out] = ((points.amounts[left_out] < least) | (points.amounts[left_out] > most)).any(axis=1)
+        ranges = Ranges(known.amounts)
+        outside[left_out] = [not ranges.within(row) for row in points.amounts[left_out].tolist()]
     return CrossValidation(errors, outside, np.array([kind_of(row) for row in points.amounts.tolist()]))

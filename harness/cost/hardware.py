@@ -32,6 +32,7 @@ class Hardware:
         link_fraction: What an all-reduce achieves of ``link_bandwidth``.
         kernel_s: Seconds that every kernel takes beside its roofline: the gap before it, ramp-up and drain.
         attention_s: The same for an attention call (work is split over the context and merged).
+        processors: Streaming multiprocessors, over which a kernel's thread blocks are shared; 1 where there are none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Hardware:
     link_fraction: float
     kernel_s: float
     attention_s: float
+    processors: int = 132
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -74,6 +76,7 @@ class Hardware:
             link_fraction=read.fraction("link_fraction"),
             kernel_s=read.at_least_zero("kernel_s", "seconds"),
             attention_s=read.at_least_zero("attention_s", "seconds"),
+            processors=read.integer("processors", default=132),  # of an H100: runs and profiles before do not say
         )
 
     def peak_for(self, dtype: str) -> float:

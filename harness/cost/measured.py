@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.complaint import first_line
 from harness.cost.errors import CostConfigError, CostError
 from harness.cost.fields import Fields
 from harness.cost.hardware import Hardware
@@ -271,6 +272,7 @@ _STEP_COLUMNS = _columns(StepPoint)
 _HOST_COLUMNS = _columns(HostPoint)
 _COLLECTIVE_COLUMNS = _columns(CollectivePoint)
 _SHAPE_COLUMNS = tuple(_columns(StepShape))
+_ADDED = {"prefill_max_context": 0}  # columns that profiles measured before do not have
 
 
 def _row(point: StepPoint | HostPoint | CollectivePoint) -> dict[str, Any]:
@@ -304,11 +306,13 @@ def _read(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise ProfileError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-    missing = [name for name in columns if name not in table.column_names]
+        raise ProfileError(f"{path}: cannot be read as Parquet ({first_line(error)})") from None
+    missing = [name for name in columns if name not in table.column_names and name not in _ADDED]
     if missing:
         raise ProfileError(f"{path}: no column {missing[0]}; it has {', '.join(table.column_names)}")
-    rows: list[dict[str, Any]] = table.select(list(columns)).to_pylist()
+    known = [name for name in columns if name in table.column_names]
+    unknown = {name: _ADDED[name] for name in columns if name not in known}
+    rows: list[dict[str, Any]] = [unknown | row for row in table.select(known).to_pylist()]
     for position, row in enumerate(rows):
         for name, kind in columns.items():
             if not _holds(row[name], kind):
@@ -336,7 +340,7 @@ def _meta(path: Path) -> Mapping[str, Any]:
     try:
         meta = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ProfileError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+        raise ProfileError(f"{path}: cannot be read as YAML ({first_line(error)})") from None
     if not isinstance(meta, dict):
         raise ProfileError(f"{path}: expected fields such as model, hardware and tp")
     return meta

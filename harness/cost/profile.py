@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness.cost.additive import Additive, Work, fit_additive
+from harness.cost.additive import Additive, fit_additive
 from harness.cost.correction import Cones, Correction
 from harness.cost.floor import Floor
 from harness.cost.host import fit_stage
 from harness.cost.measured import ProfileError
 from harness.cost.shape import CostModel, StepShape
+from harness.cost.work import KINDS, StepWork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,21 +28,6 @@ if TYPE_CHECKING:
 
 Origin = Literal["measured", "interpolated", "extrapolated"]
 
-# Kinds of work in the order of the sums; the last two are what changes from one decode step to the next. What comes
-# before a chunk counts apart from it: an engine may well take longer for a short chunk after a prefix than for a longer
-# one without.
-_KINDS = (
-    "rows",
-    "sampled",
-    "prefill_sequences",
-    "prefill_tokens",
-    "prefill_pairs",
-    "prefill_before",
-    "decode_sequences",
-    "decode_context",
-    "decode_max_context",
-)
-_LAST = len(_KINDS) - 2
 _NORMAL_IQR = 1.349  # interquartile range of a normal distribution, in standard deviations
 
 
@@ -69,13 +55,13 @@ class Interpolation:
 
     Args:
         points: What was measured.
-        roofline: Gives the curves their shape where nothing was measured.
+        work: By which their amounts were counted; gives the curves their shape where nothing was measured.
     """
 
-    def __init__(self, points: Points, roofline: Roofline) -> None:
+    def __init__(self, points: Points, work: StepWork) -> None:
+        self._work = work
         seconds = monotone(points.amounts, points.seconds)
-        nothing_s = roofline.step_s(StepShape())
-        self._fit = fit_additive(points.amounts, seconds, points.spread, _work(roofline), nothing_s)
+        self._fit = fit_additive(points.amounts, seconds, points.spread, work.kinds, work.nothing_s)
         parts = [curve.at_each(column) for curve, column in zip(self._fit.curves, points.amounts.T, strict=True)]
         fitted_s = _sum(self._fit, parts)
         self._correction = Correction(np.column_stack(parts), fitted_s, seconds - fitted_s)
@@ -98,22 +84,22 @@ class Interpolation:
     def decode_step_s(self, sequences: int, rows: int, sampled: int, context: int, longest: int) -> float:
         """:meth:`step_s` of a pure decode step."""
         first_s, cones = self._decode(sequences, rows, sampled)
-        context_curve, longest_curve = self._fit.curves[_LAST:]
-        context_s, longest_s = context_curve.at(context), longest_curve.at(longest)
-        return first_s + context_s + longest_s + cones.at((context_s, longest_s))
+        kv_s = self._fit.curves[-1].at(self._work.decode_kv(sequences, context, longest))
+        return first_s + kv_s + cones.at((kv_s,))
 
     def decode_steps_s(self, sequences: int, rows: int, context: FloatArray, longest: FloatArray) -> FloatArray:
         """The same for many that differ in their contexts alone."""
         first_s, cones = self._decode(sequences, rows, sequences)
-        context_curve, longest_curve = self._fit.curves[_LAST:]
-        context_s, longest_s = context_curve.at_each(context), longest_curve.at_each(longest)
-        return first_s + context_s + longest_s + cones.at_each((context_s, longest_s))
+        kv = self._work.decode_kv(sequences, context, longest, np.minimum, np.maximum)
+        kv_s = self._fit.curves[-1].at_each(kv)
+        return first_s + kv_s + cones.at_each((kv_s,))
 
     def _decode(self, sequences: int, rows: int, sampled: int) -> tuple[float, Cones]:
         """What all decode steps of such a batch have in common."""
         known = self._decodes.get((sequences, rows, sampled))
         if known is None:
-            amounts = (rows, sampled, 0, 0, 0, 0, sequences)
+            shape = StepShape(decode_sequences=sequences, decode_rows=rows, sampled=sampled)
+            amounts = self._work.of(shape)[:-1]
             parts = [curve.at(amount) for curve, amount in zip(self._fit.curves, amounts, strict=False)]
             first_s = self._fit.fixed_s
             for part in parts:
@@ -126,8 +112,9 @@ class ProfileCost(CostModel):
     """Seconds of a step from a measured profile.
 
     Exact at measured steps (but those that contradict others: more work, and faster), continuous and monotone in every
-    kind of work, beyond the measured range along the roofline, and never below what bytes over bandwidth and
-    FLOPs over peak allow.
+    kind of work among steps that the engine runs alike (decodes, chunks in a CUDA graph, chunks launched one kernel at
+    a time), beyond the measured range along the roofline, and never below what bytes over bandwidth and FLOPs over
+    peak allow.
 
     Args:
         profile: What was measured.
@@ -142,20 +129,23 @@ class ProfileCost(CostModel):
         self.roofline = roofline
         self.model, self.hardware = roofline.model, roofline.hardware
         self.weight_dtype, self.kv_dtype = roofline.weight_dtype, roofline.kv_dtype
-        self.points = _points(_usable(profile))
-        self._interpolation = Interpolation(self.points, roofline)
+        usable = _usable(profile)
+        captured = any(point.graph and point.shape.prefill_sequences for point in usable)
+        self.work = StepWork(roofline, chunk_graphs=captured)
+        self.points = _points(usable, self.work)
+        self._interpolation = Interpolation(self.points, self.work)
         self._floor = Floor(roofline.model, roofline.hardware, roofline.tp, self.weight_dtype, self.kv_dtype)
         self._floor_scale = 1.0
         floors_s = np.array([self._floor_s(point.shape) for point in profile.steps])
         self._floor_scale = min(1.0, float((np.array([point.device_s for point in profile.steps]) / floors_s).min()))
         self._measured = {tuple(row) for row in self.points.amounts.tolist()}
-        self._ranges = _ranges(self.points.amounts)
+        self._ranges = Ranges(self.points.amounts)
         self._launches = {graph: fit_stage(profile.host, "launch", graph=graph) for graph in (False, True)}
 
     def step_s(self, shape: StepShape) -> float:
         """Seconds that the device is busy with this step."""
         if shape.prefill_sequences:
-            seconds = self._interpolation.step_s(_amounts(shape))
+            seconds = self._interpolation.step_s(self.work.of(shape))
         else:
             seconds = self._interpolation.decode_step_s(
                 shape.decode_sequences, shape.decode_rows, shape.sampled, shape.decode_context, shape.decode_max_context
@@ -182,9 +172,7 @@ class ProfileCost(CostModel):
             (steps,) seconds.
         """
         columns = {name: np.asarray(column, np.float64) for name, column in shapes.items()}
-        columns["rows"] = columns["prefill_tokens"] + columns["decode_rows"]
-        columns["prefill_before"] = columns["prefill_context"] - columns["prefill_tokens"]
-        seconds = self._interpolation.steps_s([columns[kind] for kind in _KINDS])
+        seconds = self._interpolation.steps_s(self.work.of_each(columns))
         sampled = columns["sampled"]
         context = columns["decode_context"] + columns["prefill_context"]
         memory_s = np.where(sampled > 0, self._floor.memory_s(True, context), self._floor.memory_s(False, context))
@@ -215,15 +203,10 @@ class ProfileCost(CostModel):
         Interpolated is what lies, in every kind of work, between the least and the most of the measured steps of its
         kind: decode, prefill, or both.
         """
-        amounts = _amounts(shape)
+        amounts = self.work.of(shape)
         if amounts in self._measured:
             return "measured"
-        least_most = self._ranges.get(_phase(amounts))
-        if least_most is None:
-            return "extrapolated"
-        least, most = least_most
-        within = all(low <= amount <= high for low, amount, high in zip(least, amounts, most, strict=True))
-        return "interpolated" if within else "extrapolated"
+        return "interpolated" if self._ranges.within(amounts) else "extrapolated"
 
     def _floor_s(self, shape: StepShape) -> float:
         memory_s = self._floor.memory_s(shape.sampled > 0, float(shape.decode_context + shape.prefill_context))
@@ -302,11 +285,11 @@ def _usable(profile: MeasuredProfile) -> list[StepPoint]:
     return points
 
 
-def _points(measured: Sequence[StepPoint]) -> Points:
+def _points(measured: Sequence[StepPoint], work: StepWork) -> Points:
     """The measured steps, those of the same work as one: the mean, weighted by repeats."""
-    together: dict[tuple[int, ...], list[StepPoint]] = {}
+    together: dict[tuple[float, ...], list[StepPoint]] = {}
     for point in measured:
-        together.setdefault(_amounts(point.shape), []).append(point)
+        together.setdefault(work.of(point.shape), []).append(point)
     seconds, spread = [], []
     for alike in together.values():
         repeats = sum(max(point.repeats, 1) for point in alike)
@@ -315,46 +298,6 @@ def _points(measured: Sequence[StepPoint]) -> Points:
         seconds.append(mean_s)
         spread.append(deviation_s / mean_s / repeats**0.5)
     return Points(np.array(list(together), np.float64), np.array(seconds), np.array(spread))
-
-
-def _amounts(shape: StepShape) -> tuple[int, ...]:
-    """How much of each kind of work."""
-    return (
-        shape.prefill_tokens + shape.decode_rows,
-        shape.sampled,
-        shape.prefill_sequences,
-        shape.prefill_tokens,
-        shape.prefill_pairs,
-        shape.prefill_context - shape.prefill_tokens,
-        shape.decode_sequences,
-        shape.decode_context,
-        shape.decode_max_context,
-    )
-
-
-def _work(roofline: Roofline) -> list[Work]:
-    """What the roofline gives to each kind of work alone."""
-    nothing_s = roofline.step_s(StepShape())
-    prefill_s, decode_s = roofline.prefill_attention_s(0, 0, 0), roofline.decode_attention_s(0)
-
-    def rows_s(rows: float) -> float:
-        return roofline.step_s(StepShape(decode_rows=int(rows))) - nothing_s
-
-    def sampled_s(rows: float) -> float:
-        return roofline.step_s(StepShape(sampled=int(rows))) - nothing_s
-
-    curves: dict[str, Callable[[float], float]] = {
-        "rows": rows_s,
-        "sampled": sampled_s,
-        "prefill_sequences": lambda count: prefill_s if count else 0.0,
-        "prefill_tokens": lambda tokens: roofline.prefill_attention_s(int(tokens), 0, int(tokens)) - prefill_s,
-        "prefill_pairs": lambda pairs: roofline.prefill_attention_s(0, int(pairs), 0) - prefill_s,
-        "prefill_before": lambda context: roofline.prefill_attention_s(0, 0, int(context)) - prefill_s,
-        "decode_sequences": lambda count: decode_s if count else 0.0,
-        "decode_context": lambda context: roofline.decode_attention_s(int(context)) - decode_s,
-        "decode_max_context": lambda _: 0.0,
-    }
-    return [Work(kind, curves[kind]) for kind in _KINDS]
 
 
 def _sum(fit: Additive, parts: Sequence[FloatArray]) -> FloatArray:
@@ -367,7 +310,7 @@ def _sum(fit: Additive, parts: Sequence[FloatArray]) -> FloatArray:
 
 def _phase(amounts: Sequence[float]) -> tuple[bool, bool]:
     """Whether a step prefills, and whether it decodes."""
-    return amounts[_KINDS.index("prefill_sequences")] > 0, amounts[_KINDS.index("decode_sequences")] > 0
+    return amounts[KINDS.index("prefill_sequences")] > 0, amounts[KINDS.index("decode_sequences")] > 0
 
 
 def kind_of(amounts: Sequence[float]) -> str:
@@ -378,15 +321,22 @@ def kind_of(amounts: Sequence[float]) -> str:
     return "mixed" if decodes else "prefill"
 
 
-def _ranges(amounts: FloatArray) -> dict[tuple[bool, bool], tuple[list[float], list[float]]]:
-    """The least and the most of each kind of work, by phase."""
-    phases: dict[tuple[bool, bool], list[list[float]]] = {}
-    for row in amounts.tolist():
-        phases.setdefault(_phase(row), []).append(row)
-    return {
-        phase: (
-            [min(column) for column in zip(*rows, strict=True)],
-            [max(column) for column in zip(*rows, strict=True)],
-        )
-        for phase, rows in phases.items()
-    }
+class Ranges:
+    """The least and the most of each kind of work among measured steps: decodes, prefills, and those that do both.
+
+    Args:
+        amounts: (points, kinds).
+    """
+
+    def __init__(self, amounts: FloatArray) -> None:
+        phases: dict[tuple[bool, bool], list[list[float]]] = {}
+        for row in amounts.tolist():
+            phases.setdefault(_phase(row), []).append(row)
+        self._ends = {
+            phase: [(min(column), max(column)) for column in zip(*rows, strict=True)] for phase, rows in phases.items()
+        }
+
+    def within(self, amounts: Sequence[float]) -> bool:
+        """Whether a step has, of every kind of work, neither more nor less than all measured ones of its kind."""
+        ends = self._ends.get(_phase(amounts), [])
+        return bool(ends) and all(least <= amount <= most for (least, most), amount in zip(ends, amounts, strict=True))

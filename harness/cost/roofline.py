@@ -23,6 +23,7 @@ _EDGE_KERNELS = 4  # embedding, final norm, LM head, sampling
 _DENSE_MLP_KERNELS = 3  # gate and up, activation, down
 _MOE_KERNELS = 7  # router, top-k, sort by expert, gate and up, activation, down, combine
 _FLOAT32_BYTES = 4
+_FUSED_SUM_ROWS = 2048  # of a step whose sums over ranks are one kernel with the norms that follow; beyond, NCCL sums
 
 
 class Roofline(CostModel):
@@ -82,13 +83,14 @@ class Roofline(CostModel):
         eager_s = [kernel_launch_s * (kernels + reductions + calls * model.layers) for calls in range(3)]
         # The first kernel waits for the inputs: for what a graph's launch takes as well.
         self._eager_launch_s = [(cpu_s, max(0.0, cpu_s - graph_launch_s)) for cpu_s in eager_s]
-        self._fixed_s = step_overhead_s + kernels * hardware.kernel_s + reductions * hardware.link_latency_s
+        self._fixed_s = step_overhead_s + kernels * hardware.kernel_s
 
         self._set_matrix_products()
         self._set_elementwise()
         self._set_attention()
         link = hardware.link_bandwidth * hardware.link_fraction
         moved = 2 * (tp - 1) / tp * model.hidden_size * self._activation_bytes  # a ring's, or a two-shot's
+        self._reduce_s = reductions * hardware.link_latency_s
         self._reduce_row_s = reductions * moved / link
         self._gather_row_s = (tp - 1) / tp * model.vocab_size * self._activation_bytes / link
         self._gather_s = hardware.link_latency_s if tp > 1 else 0.0
@@ -148,10 +150,16 @@ class Roofline(CostModel):
         return seconds
 
     def all_reduce_s(self, rows: int) -> float:
-        """Seconds of all all-reduces of a step of ``rows`` tokens: latency, and bytes over the link."""
+        """Seconds that all all-reduces add to a step of ``rows`` tokens: latency, and bytes over the link.
+
+        Of a step of few tokens, a layer's norms are in the kernels that sum, which take as long without them.
+        """
         if self.tp == 1:
             return 0.0
-        return (2 * self.model.layers + 1) * self.hardware.link_latency_s + self._reduce_row_s * rows
+        seconds = self._reduce_s + self._reduce_row_s * rows
+        if rows > _FUSED_SUM_ROWS:
+            return seconds
+        return max(0.0, seconds - self._norm_s - self._norm_row_s * rows)
 
     def decode_attention_s(self, context: int) -> float:
         """Seconds of decode attention in all layers, over ``context`` tokens of KV in all."""
@@ -174,7 +182,7 @@ class Roofline(CostModel):
     def _seconds_of_rows(self, rows: int, sampled: int) -> float:
         """Seconds of all that depends on the number of rows only."""
         seconds = self._fixed_s + self.linear_s(rows, sampled)
-        seconds += (self._elementwise_row_s + self._reduce_row_s) * rows
+        seconds += self._elementwise_row_s * rows + self.all_reduce_s(rows)
         if sampled:
             seconds += self._gather_s + (self._sample_row_s + self._gather_row_s) * sampled
         return seconds
@@ -227,6 +235,8 @@ class Roofline(CostModel):
         kv = model.kv_heads_per_gpu(tp) * model.head_dim
         bandwidth = self.hardware.memory_bandwidth * self.hardware.bandwidth_fraction
         norms = 2 * 4 * model.hidden_size  # each adds the residual: two reads, two writes
+        self._norm_s = model.layers * 2 * self.hardware.kernel_s
+        self._norm_row_s = model.layers * norms * self._activation_bytes / bandwidth
         rope = (4 if model.qk_norm else 2) * (query + kv)
         moved = model.layers * (norms + rope + 2 * kv) * self._activation_bytes
         moved += model.layers * 2 * kv * DTYPE_BYTES[self.kv_dtype]

@@ -27,6 +27,7 @@ class StepShape:
         decode_context: KV tokens they read, their own new ones included.
         decode_max_context: KV tokens that the longest of them reads.
         sampled: Sequences whose next token is sampled (rows of the LM head).
+        prefill_max_context: KV tokens that the longest of the chunks reads; taken for their mean where it is less.
     """
 
     prefill_sequences: int = 0
@@ -38,6 +39,7 @@ class StepShape:
     decode_context: int = 0
     decode_max_context: int = 0
     sampled: int = 0
+    prefill_max_context: int = 0
 
 
 class CostModel(ABC):

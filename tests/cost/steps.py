@@ -25,6 +25,7 @@ def step(batch, padding=0):
         decode_context=sum(contexts),
         decode_max_context=max(contexts, default=0),
         sampled=len(chunked) + len(contexts),
+        prefill_max_context=max((q + c for q, c in chunked), default=0),
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
-from math import ceil, sqrt
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from harness.cost.measured import MeasuredProfile, StepPoint
 from harness.cost.model import ModelShape
 from harness.cost.roofline import Roofline
 from harness.cost.shape import StepShape
-from runtime.scheduler.graph_sizes import ladder
+from runtime.scheduler.graph_sizes import chunked_size, ladder
 
 CONF = Path(__file__).parents[2] / "conf"
 GRAPHS = tuple(ladder(256))
@@ -70,23 +70,35 @@ def places():
 
 
 def engine_s(shape, base):
-    """Seconds of an engine unlike the roofline: tiles of rows, attention slower for few sequences, a slow LM head."""
+    """Seconds of an engine unlike the roofline: tiles of rows, blocks of attention that wait for the slowest."""
     nothing = base.step_s(StepShape())
     rows = shape.prefill_tokens + shape.decode_rows
     tiles = ceil(rows / 64) * 64 if rows > 64 else rows
     seconds = 60e-6 + 1.08 * nothing + 1.3 * (base.step_s(StepShape(sampled=shape.sampled)) - nothing)
     seconds += 0.5 * (base.step_s(StepShape(decode_rows=rows)) - nothing)
     seconds += 0.6 * (base.step_s(StepShape(decode_rows=tiles)) - nothing)
+    processors = base.hardware.processors
     if shape.decode_sequences:
-        read_s = base.decode_attention_s(shape.decode_context) - base.decode_attention_s(0)
-        seconds += 324e-6 + read_s * (1.15 + 0.5 / sqrt(shape.decode_sequences)) + 3.6e-9 * shape.decode_max_context
+        count, context = shape.decode_sequences, shape.decode_context
+        at_once = 2 * processors * base.tp // base.model.kv_heads
+        part = 1 / (1 / shape.decode_max_context + max(at_once - count, 0) / context)
+        read_s = base.decode_attention_s(context) - base.decode_attention_s(0)
+        waited_s = read_s / context * base.tp * 6 * max(part - context / min(count, at_once), 0)
+        seconds += 324e-6 + 1.15 * read_s + waited_s
     if shape.prefill_sequences:
-        attention_s = base.prefill_attention_s(shape.prefill_tokens, shape.prefill_pairs, shape.prefill_context)
+        longest = shape.prefill_context / shape.prefill_sequences
+        pairs = max(shape.prefill_pairs, processors * 128 * base.tp / base.model.heads * longest)
+        attention_s = base.prefill_attention_s(shape.prefill_tokens, pairs, shape.prefill_tokens)
         seconds += 8e-4 + attention_s * (1.1 + 0.3 / (1 + shape.prefill_tokens / 512)) + 4e-5 * shape.prefill_sequences
     return seconds
 
 
-def profile(base=None, seconds=engine_s, noise=0.0, seed=0, shapes=None):
+def chunk_graph(shape, longest):
+    """Whether an engine replays a CUDA graph for a step with chunks."""
+    return chunked_size(shape.prefill_sequences, shape.prefill_tokens, longest, shape.decode_rows) > 0
+
+
+def profile(base=None, seconds=engine_s, noise=0.0, seed=0, shapes=None, chunk_graphs=False):
     """A profile of an engine, each point the median of 7 noisy repeats."""
     base = base or roofline()
     rng = np.random.default_rng(seed)
@@ -94,7 +106,9 @@ def profile(base=None, seconds=engine_s, noise=0.0, seed=0, shapes=None):
     for shape in shapes or places():
         repeats = seconds(shape, base) * np.exp(rng.normal(0.0, noise, 7))
         spread = float(np.subtract(*np.percentile(repeats, [75, 25])))
-        steps.append(StepPoint(replace(shape), not shape.prefill_sequences, float(np.median(repeats)), spread, 7))
+        chunks = shape.prefill_sequences
+        graph = not chunks or (chunk_graphs and chunk_graph(shape, shape.prefill_context / chunks))
+        steps.append(StepPoint(replace(shape), graph, float(np.median(repeats)), spread, 7))
     return MeasuredProfile(
         model=base.model,
         hardware=base.hardware,

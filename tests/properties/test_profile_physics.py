@@ -15,7 +15,7 @@ from harness.cost.roofline import Roofline
 from harness.cost.shape import StepShape
 from tests.cost.steps import assert_more_work_takes_no_less, step
 from tests.cost.steps import batches as any_batches
-from tests.cost.synthetic import engine_s, mixed, places, profile, roofline
+from tests.cost.synthetic import chunk_graph, engine_s, mixed, places, profile, roofline
 
 ROUNDING = 1e-9
 NAMES = [field.name for field in fields(StepShape)]
@@ -25,6 +25,19 @@ NAMES = [field.name for field in fields(StepShape)]
 def cost(noise, tp=1):
     base = roofline("qwen3_8b", "h100", tp)
     return ProfileCost(profile(base, noise=noise, seed=tp), base)
+
+
+@cache
+def captured(noise):
+    """With chunks of few tokens in CUDA graphs, whose attention takes twice as long."""
+    base = roofline()
+
+    def seconds(shape, base):
+        longest = max(shape.prefill_max_context, shape.prefill_context / max(shape.prefill_sequences, 1))
+        slower_s = base.prefill_attention_s(0, shape.prefill_pairs, 0) * chunk_graph(shape, longest)
+        return engine_s(shape, base) + slower_s
+
+    return ProfileCost(profile(base, seconds, noise, chunk_graphs=True), base)
 
 
 models = st.sampled_from([(0.0, 1), (0.02, 1), (0.2, 2)]).map(lambda key: cost(*key))
@@ -53,6 +66,21 @@ def test_it_is_exact_where_it_was_measured():
 @given(models, batches, st.data())
 def test_more_work_never_takes_less_time(measured, batch, data):
     assert_more_work_takes_no_less(measured, batch, data, ROUNDING)
+
+
+few = st.tuples(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 3000)), min_size=1, max_size=3), st.just([700]))
+
+
+@given(few, st.integers(1, 200), st.integers(1, 3000))
+def test_more_work_in_a_graph_takes_no_less_time(batch, tokens, context):
+    """A step that outgrows the graphs may: those launched one kernel at a time split attention."""
+    cost, (chunks, contexts) = captured(0.02), batch
+    seconds = cost.step_s(step(batch)) * (1 - ROUNDING)
+    (first, before), *others = chunks
+    assert cost.step_s(step(([(first + tokens, before), *others], contexts))) >= seconds
+    assert cost.step_s(step(([(first, before + context), *others], contexts))) >= seconds
+    assert cost.step_s(step(([*chunks, (tokens, context)], contexts))) >= seconds
+    assert cost.step_s(step((chunks, [*contexts, context]))) >= seconds
 
 
 @given(models, batches, st.integers(0, 64))
@@ -98,7 +126,7 @@ def test_leaping_over_decode_steps_is_bit_for_bit_the_same(measured, sequences, 
     assert measured.steps_s(columns(shapes)).tolist() == stepped
 
 
-@given(models, st.lists(batches, min_size=1, max_size=20))
+@given(models | st.just(captured(0.02)), st.lists(batches, min_size=1, max_size=20))
 def test_many_at_once_are_bit_for_bit_the_same(measured, several):
     shapes = [step(batch) for batch in several]
     assert measured.steps_s(columns(shapes)).tolist() == [measured.step_s(shape) for shape in shapes]
@@ -124,20 +152,23 @@ def test_far_outside_it_goes_on_as_the_roofline_does(sequences, octaves):
     assert measured.origin(whole) == "extrapolated"
 
 
-def test_a_profile_of_the_roofline_is_the_roofline():
+def test_a_profile_of_the_roofline_is_nearly_the_roofline():
+    """Which knows nothing of thread blocks that wait for each other."""
     base = roofline()
     measured = ProfileCost(profile(base, seconds=lambda shape, base: base.step_s(shape)), base)
     between = [mixed(2, 300, 900), mixed(1, 700, 100, 50, 700)]
-    assert [measured.step_s(shape) for shape in between] == pytest.approx([base.step_s(s) for s in between], rel=0.02)
+    assert [measured.step_s(shape) for shape in between] == pytest.approx([base.step_s(s) for s in between], rel=0.03)
     assert [measured.origin(shape) for shape in between] == ["interpolated", "interpolated"]
 
 
 def test_points_left_out_are_predicted_within_a_few_percent():
-    exact, noisy = cross_validate(cost(0.0)), cross_validate(cost(0.02))
+    exact, noisy = cross_validate(cost(0.0)), cross_validate(captured(0.02))
     assert exact.median < 0.01
     assert exact.p95 < 0.03
     assert noisy.median < 0.02
-    assert len(exact.errors) == len(places())
+    assert noisy.p95 < 0.05
+    assert len(exact.errors) == len(places()) == len(exact.interior.errors) + len(exact.corners.errors)
+    assert 0 < len(exact.corners.errors) < 0.2 * len(places())
     kinds = [exact.of(kind) for kind in ("prefill", "decode", "mixed")]
     assert sorted(error for kind in kinds for error in kind.errors) == sorted(exact.errors)
     assert len(kinds[1].errors) == sum(shape.prefill_sequences == 0 for shape in places())

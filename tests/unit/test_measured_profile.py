@@ -106,6 +106,13 @@ def test_a_wrong_column_is_named(tmp_path, table, column, values, message):
         MeasuredProfile.load(tmp_path)
 
 
+def test_a_profile_from_before_the_longest_chunk_was_told_is_read(tmp_path):
+    PROFILE.save(tmp_path)
+    file = tmp_path / "steps.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["prefill_max_context"]), file)
+    assert MeasuredProfile.load(tmp_path) == PROFILE
+
+
 def test_a_file_that_is_no_table_is_named(tmp_path):
     PROFILE.save(tmp_path)
     (tmp_path / "host.parquet").write_text("stage,seconds\n")

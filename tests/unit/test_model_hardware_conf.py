@@ -66,6 +66,7 @@ def test_fp8_weights_without_fp8_units_are_multiplied_in_bf16():
         ({"compute_fraction": 1.2}, r"hardware\.compute_fraction=1\.2 must be a fraction"),
         ({"compute_fraction": 0}, r"hardware\.compute_fraction=0 must be a fraction"),
         ({"kernel_s": float("nan")}, r"hardware\.kernel_s=nan must be"),
+        ({"processors": 0}, r"hardware\.processors=0 must be a whole number of at least 1"),
         ({"bandwith": 1}, r"hardware\.bandwith is unknown: choose among attention_bandwidth_fraction, "),
         (
             {"peak_flops": {"fp64": 1e12}},

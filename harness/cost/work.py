@@ -1,0 +1,157 @@
+"""What a step's seconds depend on: how much of each kind of work it is, as the kernels share it out over a GPU."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.cost.additive import Work
+from harness.cost.shape import StepShape
+from runtime.scheduler.graph_sizes import CHUNKED_SIZES, LONGEST_CHUNKED, MOST_CHUNKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy.typing as npt
+
+    from harness.cost.additive import FloatArray
+    from harness.cost.roofline import Roofline
+
+KINDS = (
+    "rows",
+    "sampled",
+    "prefill_sequences",
+    "prefill_tokens",
+    "prefill_pairs",
+    "captured_pairs",
+    "decode_sequences",
+    "decode_kv",
+)
+"""The order of amounts; only the last changes from one decode step to the next."""
+
+_TILE = 128  # queries of a head that a thread block attends for (FlashAttention-3)
+_BLOCKS = 2  # of decode attention that share a processor (FlashInfer)
+_BLOCK_BANDWIDTH = 40e9  # bytes/s of KV that one block reads: Qwen3-8B on an H100, Qwen3-32B with tp=4 on H200
+_CAPTURED = 2.2  # seconds of a captured chunk's attention over an eager one's: the same two
+
+
+class StepWork:
+    """Counts a step's work.
+
+    Attention takes as long as its slowest thread block. A prompt's blocks each walk over the whole context of some
+    queries: fewer queries than fill the GPU take no less than as many as fill it. Decodes are split over the context
+    into as many blocks as run at once (FlashInfer, Ye et al., 2025); where one sequence is much longer than the others,
+    its blocks are left alone in the end and cannot use the memory's bandwidth.
+
+    Attributes:
+        kinds: What the roofline gives to each kind of work alone, in the order of :data:`KINDS`,
+        nothing_s: and to a step in which there is nothing.
+
+    Args:
+        roofline: Gives each kind of work its shape; its device's processors are what blocks are shared over.
+        chunk_graphs: Steps with chunks of few tokens replay CUDA graphs (see :mod:`runtime.scheduler.graph_sizes`):
+            another attention kernel runs them, which never splits a decode beside the chunks.
+    """
+
+    def __init__(self, roofline: Roofline, *, chunk_graphs: bool) -> None:
+        model, hardware, tp = roofline.model, roofline.hardware, roofline.tp
+        self.nothing_s = roofline.step_s(StepShape())
+        self.kinds = _kinds(roofline)
+        self._chunk_graphs = chunk_graphs
+        self._filling = hardware.processors * _TILE / max(1, model.heads // tp)  # queries
+        heads = model.kv_heads_per_gpu(tp)
+        self._splits = max(1, _BLOCKS * hardware.processors // heads)  # sequences, or parts of them, that run at once
+        saturating = hardware.memory_bandwidth * hardware.attention_bandwidth_fraction / _BLOCK_BANDWIDTH / heads
+        # A token read alone counts for so many more. Beyond half of what runs at once, a longer context of the others
+        # would make a step faster.
+        self._alone = min(max(saturating - 1.0, 0.0), self._splits / 2)
+
+    def of(self, shape: StepShape) -> tuple[float, ...]:
+        """(kinds,) amounts of work of one step."""
+        return self._amounts(shape, min, max)
+
+    def of_each(self, columns: Mapping[str, npt.NDArray[np.float64]]) -> list[FloatArray]:
+        """The same for many steps, bit for bit.
+
+        Args:
+            columns: (steps,) of each field of :class:`StepShape`, by name.
+
+        Returns:
+            (kinds, steps) amounts.
+        """
+        return [
+            np.asarray(amount, np.float64)
+            for amount in self._amounts(SimpleNamespace(**columns), np.minimum, np.maximum)
+        ]
+
+    def decode_kv(self, sequences: Any, context: Any, longest: Any, least: Any = min, most: Any = max) -> Any:
+        """Tokens of KV that decodes read, those of a sequence longer than the others counted as often as they cost.
+
+        Args:
+            sequences: Of the step, or of each of some steps.
+            context: Tokens that they read,
+            longest: and that the longest of them reads.
+            least: ``min``, or ``numpy.minimum`` for many steps.
+            most: The same.
+        """
+        # Of an even share of the blocks that run at once, a longer sequence gets more.
+        free = most(self._splits - sequences, 0)
+        part = context * longest / most(context + longest * free, 1)
+        mean = context / most(least(sequences, self._splits), 1)
+        return context + self._alone * most(part - mean, 0)
+
+    def roofline_s(self, shape: StepShape) -> list[float]:
+        """(1 + kinds,) seconds that the roofline gives to what every step has, and to each kind of work in this one."""
+        return [
+            self.nothing_s,
+            *(kind.roofline_s(amount) for kind, amount in zip(self.kinds, self.of(shape), strict=True)),
+        ]
+
+    def _amounts(self, step: Any, least: Any, most: Any) -> tuple[Any, ...]:
+        """Of a step, with ``min`` and ``max``; of many, with NumPy's."""
+        chunks, decodes = step.prefill_sequences, step.decode_sequences
+        rows = step.prefill_tokens + step.decode_rows
+        longest = most(step.prefill_max_context, step.prefill_context / most(chunks, 1))
+        captured = (
+            self._chunk_graphs
+            & (chunks > 0)
+            & (chunks <= MOST_CHUNKS)
+            & (rows <= max(CHUNKED_SIZES))
+            & (longest <= LONGEST_CHUNKED)
+        )
+        pairs = most(step.prefill_pairs, self._filling * longest)
+        captured_pairs = captured * most(pairs, self._filling * step.decode_max_context)
+        kv = self.decode_kv(decodes, step.decode_context, step.decode_max_context, least, most)
+        kv = captured * step.decode_context + (1 - captured) * kv
+        return (
+            rows,
+            step.sampled,
+            chunks,
+            step.prefill_tokens,
+            (1 - captured) * pairs,
+            captured_pairs,
+            decodes,
+            kv,
+        )
+
+
+def _kinds(roofline: Roofline) -> list[Work]:
+    nothing_s = roofline.step_s(StepShape())
+    prefill_s, decode_s = roofline.prefill_attention_s(0, 0, 0), roofline.decode_attention_s(0)
+
+    def pairs_s(pairs: float) -> float:
+        return roofline.prefill_attention_s(0, int(pairs), 0) - prefill_s
+
+    curves: dict[str, Callable[[float], float]] = {
+        "rows": lambda rows: roofline.step_s(StepShape(decode_rows=int(rows))) - nothing_s,
+        "sampled": lambda rows: roofline.step_s(StepShape(sampled=int(rows))) - nothing_s,
+        "prefill_sequences": lambda count: prefill_s if count else 0.0,
+        "prefill_tokens": lambda tokens: roofline.prefill_attention_s(int(tokens), 0, int(tokens)) - prefill_s,
+        "prefill_pairs": pairs_s,
+        "captured_pairs": lambda pairs: _CAPTURED * pairs_s(pairs),
+        "decode_sequences": lambda count: decode_s if count else 0.0,
+        "decode_kv": lambda context: roofline.decode_attention_s(int(context)) - decode_s,
+    }
+    return [Work(kind, curves[kind]) for kind in KINDS]
