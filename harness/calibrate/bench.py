@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from runtime.server.config import EngineSpec, imported
 
 _CYCLES_S = 2e9  # of a GPU's clock, at most: a wait is then no shorter than is asked for
 _SHADOW = 1.5  # of a launch: how long the GPU is kept busy meanwhile
+_BEFORE_S = 0.02  # of the decode in front of a step: what a GPU at its power limit did in this time decides its clocks
 _STALE = Snapshot(0, 0, 0, 0, 0, 0)
 
 
@@ -56,17 +58,22 @@ class Bench:
         random = np.random.default_rng(0)
         self._pages = random.permutation(sizes.pages).astype(np.int32)  # a server that ran for a while has no order
         self._tokens = random.integers(0, 256, sizes.max_context + 1).astype(np.int32)
-        self._before, self._before_s = largest_decode(sizes), 0.0  # seconds, once it has been seen
+        self._before_s = 0.0  # of the decode in front of a step, once it has been seen
         self._steps = 0
 
-    def run(self, place: Place, repeats: int) -> list[StepTimes]:
+    def run(self, place: Place, before: Place, repeats: int) -> list[StepTimes]:
         """Run a step once more than so many times.
+
+        Args:
+            place: The step.
+            before: A decode that a GPU runs in front of each of them but the first, see :func:`decode_before`.
+            repeats: How many count.
 
         Returns:
             Of the first, only the launch counts: it is that of a step never run before, as most prefills are; the
             device may have waited for it, or loaded or tuned a kernel.
         """
-        return self._after_decodes(place, repeats) if self._on_gpu else self._in_flight(place, repeats)
+        return self._after_decodes(place, before, repeats) if self._on_gpu else self._in_flight(place, repeats)
 
     def close(self) -> None:
         """Release the engine."""
@@ -111,21 +118,23 @@ class Bench:
         self._collect(*ahead)
         return times
 
-    def _after_decodes(self, place: Place, repeats: int) -> list[StepTimes]:
+    def _after_decodes(self, place: Place, before: Place, repeats: int) -> list[StepTimes]:
         """Each behind a decode, and launched while the GPU runs that: its time is then the device's alone.
 
         A GPU at its power limit is fast after a pause and slow after prefills (an H100 took 54 to 63 ms for the same
         prefill of 2,488 tokens, by what it had done in the 50 ms before); after a decode it is as a server at work
-        finds it. Where the decode does not cover the launch, the GPU waits for the rest.
+        finds it. Where the decode does not cover the launch, the GPU waits for the rest, but not for a step that
+        takes it longer than the host: that falls behind the host by itself.
         """
         import torch
 
         times = [self._collect(*self._launch(self.batch(place)))]  # may have loaded a kernel
         for _ in range(repeats):
-            decode = self._launch(self.batch(self._before))
+            decode = self._launch(self.batch(before))
             batch = self.batch(place)
-            wait_s = _SHADOW * min(one.launch_s for one in times) - self._before_s
-            if wait_s > 0:
+            cover_s = _SHADOW * min(one.launch_s for one in times)
+            wait_s = cover_s - self._before_s
+            if wait_s > 0 and min(one.run.duration_s for one in times) < cover_s:
                 torch.cuda._sleep(int(wait_s * _CYCLES_S))  # type: ignore[no-untyped-call]  # noqa: SLF001
             step = self._launch(batch)
             self._before_s = self._collect(*decode).run.duration_s
@@ -133,7 +142,19 @@ class Bench:
         return times
 
 
-def largest_decode(sizes: SchedulerConfig) -> Place:
-    """As many sequences as may run, reading all KV that there is: the longest step that only decodes."""
+def decode_before(sizes: SchedulerConfig, seconds: Callable[[Place], float]) -> Place:
+    """What a GPU decodes in front of a step that is measured: as much as takes it some 20 ms.
+
+    Args:
+        sizes: Of the server.
+        seconds: That a step takes, about.
+
+    Returns:
+        As many sequences as may run, with the longest contexts for which there is that time, and room.
+    """
     batch = min(sizes.max_running, sizes.pages)
-    return decoding(batch, min(sizes.max_context, sizes.pages // batch * sizes.page_size))
+    most = min(sizes.max_context, sizes.pages // batch * sizes.page_size)
+    chosen, context = decoding(batch, 1), 2
+    while context <= most and seconds(decoding(batch, context)) <= _BEFORE_S:
+        chosen, context = decoding(batch, context), 2 * context
+    return chosen

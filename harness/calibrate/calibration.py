@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle, product
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 
 from harness.backends.runtime import Runtime, runtime_of
 from harness.calibrate import host
-from harness.calibrate.bench import Bench, StepTimes
+from harness.calibrate.bench import Bench, StepTimes, decode_before
 from harness.calibrate.places import TURNS, Place, coarse_grid, leave_one_out, next_place, smallest_of_each_kind
 from harness.calibrate.ranks import AllReduce, Others, Setup, Steps, all_reduce_seconds
 from harness.config import ExperimentConfig
 from harness.cost.hardware import Hardware
 from harness.cost.measured import CollectivePoint, HostPoint, MeasuredProfile, StepPoint
 from harness.cost.roofline import Roofline, build_roofline
+from harness.cost.work import StepWork
 from harness.experiment import describe_environment
 from harness.simulator.engine import EngineOptions, Shapes
 from policies import build_policy
@@ -53,7 +55,7 @@ class Calibration:
 
     Attributes:
         places: Steps measured.
-        ratios: Of each, seconds over the roofline's.
+        ratios: Of each, seconds over the roofline's for its work.
         failures: Parts that could not be measured, and why.
         took_s: Seconds by part, as they were spent.
 
@@ -80,6 +82,8 @@ class Calibration:
         self._dtype = _DTYPES[str(options["dtype"] or config.model.get("torch_dtype") or "bfloat16")]
         cost = dict(config.cost) | {"weight_dtype": self._dtype, "kv_dtype": self._dtype}
         self._roofline: Roofline = build_roofline(config.model, config.hardware, config.tp, cost)
+        replays = self._on_gpu and config.engine.cuda_graph
+        self._work = StepWork(self._roofline, chunk_graphs=replays)
         self._sizes = self._runtime.scheduler  # the engine may have room for fewer pages
         self._step_tokens = build_policy(config.policy).batching.step_tokens
         self.places: list[Place] = []
@@ -110,7 +114,8 @@ class Calibration:
             )
             others = Others(setup)
             try:
-                bench = setup.build()
+                with _telling(self._watch):
+                    bench = setup.build()
                 self._sizes = bench.scheduler.config
                 self._done("building the engine")
                 try:
@@ -153,7 +158,7 @@ class Calibration:
         )
 
     def _measure(self, bench: Bench, others: Others) -> None:
-        grid = coarse_grid(self._sizes, self._step_tokens)
+        grid = coarse_grid(self._sizes, self._step_tokens, self._work)
         self._watch("first steps")
         for place in smallest_of_each_kind(grid):
             self._times(bench, others, place, 2)  # what compiles, tunes or allocates when it first runs
@@ -200,14 +205,15 @@ class Calibration:
 
     def _point(self, bench: Bench, others: Others, place: Place) -> None:
         """Measure a step until its median is known well, or that has taken long enough."""
-        expected_s = self._roofline.step_s(place.shape(place.decodes)) * float(np.median(self.ratios or [1.0]))
+        expected_s = self._roofline_s(place) * float(np.median(self.ratios or [1.0]))
         if self.ratios and expected_s > _STEP_SHARE * self._seconds:
             return
         begun_s = time.monotonic()
         times: list[StepTimes] = []
         launches_s: list[float] = []
         while len(times) < _MOST_REPEATS:
-            measured = self._times(bench, others, place, _ROUND)
+            # Twice as many again, where they are not enough: the first of each round does not count.
+            measured = self._times(bench, others, place, max(len(times), _ROUND))
             launches_s += [one.launch_s for one in measured]
             times += measured[1:]
             seconds = np.array([one.run.duration_s for one in times])
@@ -221,7 +227,7 @@ class Calibration:
         device_s = float(np.median(seconds))
         self._steps.append(StepPoint(shape, run.graph, device_s, spread_s, len(times)))
         self.places.append(place)
-        self.ratios.append(device_s / self._roofline.step_s(shape))
+        self.ratios.append(device_s / sum(self._work.roofline_s(shape)))
         rows = place.prefills * place.chunk + place.decodes
         for stage, host_s in (("launch", launches_s), ("collect", [one.collect_s for one in times])):
             key = (stage, place.prefills + place.decodes, rows, run.graph, self._config.engine.overlap)
@@ -229,8 +235,12 @@ class Calibration:
         self._tell()
 
     def _times(self, bench: Bench, others: Others, place: Place, repeats: int) -> list[StepTimes]:
-        others.tell(Steps(place, repeats))
-        return bench.run(place, repeats)
+        before = decode_before(self._sizes, self._roofline_s)
+        others.tell(Steps(place, before, repeats))
+        return bench.run(place, before, repeats)
+
+    def _roofline_s(self, place: Place) -> float:
+        return sum(self._work.roofline_s(place.shape(place.decodes)))
 
     def _host_stages(self) -> None:
         """What no engine is needed for."""
@@ -315,6 +325,25 @@ class Calibration:
         if self._steps:
             self.profile().save(self._out)
             self._saved_s = time.monotonic()
+
+
+@contextmanager
+def _telling(watch: Callable[[str], None]) -> Iterator[None]:
+    """What the engine logs while it is built: most of a short calibration may go there."""
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            watch(f"building the engine: {record.getMessage()}")
+
+    logger, teller = logging.getLogger("runtime"), Teller()
+    level = logger.level
+    logger.addHandler(teller)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(teller)
 
 
 def _batches(most: int) -> list[int]:

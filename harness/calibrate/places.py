@@ -1,7 +1,7 @@
 """Which steps are measured: first a coarse logarithmic grid, then where the measurements foretell each other worst.
 
 Serving runs decodes for most of its time and prefills, with or without cached context before them, for most of the
-rest: both have more than a third of the grid, steps that do both have what is left.
+rest: so does the grid, and steps that do both are what is left.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
-from itertools import islice
 
 import numpy as np
 
 from harness.cost.shape import StepShape
+from harness.cost.work import StepWork
 from runtime.scheduler import SchedulerConfig
 from runtime.scheduler.graph_sizes import CHUNKED_SIZES
 
@@ -24,8 +24,10 @@ _BETWEEN = (3, 6, 12, 20, 48, 100, 200)  # batches between powers of two, or bet
 _BEFORE = (256, 1024, 4096, 16384)  # context of a chunk
 _TOGETHER = (2, 4, 8)  # chunks of a step
 _LEAST_CHUNK = 16
+_OCTAVES = 4.0  # over which what is known of a kind of work's seconds fades to a third
+_NOISE = 1 / 30  # of a measurement, to how far off the roofline may be
 TURNS = ("decode", "prefill", "decode", "prefill", "decode", "prefill", "mixed")
-"""In which kinds of steps are measured."""
+"""In which kinds of steps are measured, beyond the grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Place:
             decode_context=sum(self.contexts()[self.prefills :]),
             decode_max_context=self.longest,
             sampled=self.decodes + self.prefills * self.samples,
+            prefill_max_context=before + chunk if self.prefills else 0,
         )
 
     def fits(self, sizes: SchedulerConfig, step_tokens: int) -> bool:
@@ -105,15 +108,13 @@ def decoding(batch: int, context: int, longest: int | None = None) -> Place:
     return Place(decodes=batch, decode_context=context, longest=context if longest is None else longest)
 
 
-def coarse_grid(sizes: SchedulerConfig, step_tokens: int) -> list[Place]:
-    """Places for a first look, in an order in which every beginning of the list covers all of it.
-
-    Of each kind the place furthest from those before it comes next (Gonzalez, Clustering to minimize the maximum
-    intercluster distance, 1985): first the corners, then what is between.
+def coarse_grid(sizes: SchedulerConfig, step_tokens: int, work: StepWork) -> list[Place]:
+    """Places for a first look, in an order in which every beginning of the list tells most of all of it.
 
     Args:
         sizes: Of the server.
         step_tokens: Prompt tokens that a step may compute.
+        work: Of its steps.
     """
     most = min(sizes.max_running, sizes.pages)
     batches = sorted({*_powers(1, most), most})
@@ -142,11 +143,7 @@ def coarse_grid(sizes: SchedulerConfig, step_tokens: int) -> list[Place]:
         for before, context in ((0, 512), (_BEFORE[1], 2048))
     ]
     grid = [place for place in dict.fromkeys([*decodes, *prefills, *mixed]) if place.fits(sizes, step_tokens)]
-    left = {kind: iter(_furthest_first([place for place in grid if place.kind == kind])) for kind in TURNS}
-    order: list[Place] = []
-    while len(order) < len(grid):
-        order += [place for kind in TURNS for place in islice(left[kind], 1)]
-    return order
+    return _most_telling_first(grid, work)
 
 
 def smallest_of_each_kind(places: Sequence[Place]) -> list[Place]:
@@ -157,17 +154,29 @@ def smallest_of_each_kind(places: Sequence[Place]) -> list[Place]:
     return list(least.values())
 
 
-def _furthest_first(places: list[Place]) -> list[Place]:
-    if not places:
-        return []
-    coordinates = np.array([_coordinates(place) for place in places])
-    chosen = [int(coordinates.sum(axis=1).argmin())]
-    apart = np.full(len(places), np.inf)
-    while len(chosen) < len(places):
-        apart = np.minimum(apart, np.abs(coordinates - coordinates[chosen[-1]]).sum(axis=1))
-        apart[chosen[-1]] = -1.0
-        chosen.append(int(apart.argmax()))
-    return [places[index] for index in chosen]
+def _most_telling_first(places: list[Place], work: StepWork) -> list[Place]:
+    """Next is always the place that, once measured, leaves the least uncertain of all of them together.
+
+    Seconds are taken for a sum over kinds of work, each the roofline's times a factor that varies with the amount as a
+    Gaussian process does on a logarithmic scale; what is uncertain is the variance that the places before leave (Cohn,
+    Neural network exploration using optimal experiment design, 1996; Seo et al., 2000).
+    """
+    shapes = [place.shape(place.decodes) for place in places]
+    seconds = np.array([work.roofline_s(shape) for shape in shapes])
+    shares = seconds / seconds.sum(axis=1, keepdims=True)
+    octaves = np.log2(np.maximum([(1.0, *work.of(shape)) for shape in shapes], 1.0))
+    covariance = np.zeros((len(places), len(places)))
+    for share, octave in zip(shares.T, octaves.T, strict=True):
+        covariance += np.outer(share, share) * np.exp(-np.abs(octave[:, None] - octave) / _OCTAVES)
+    left, order = np.ones(len(places), bool), []
+    while left.any():
+        told = (covariance**2).sum(axis=0) / (covariance.diagonal() + _NOISE**2)
+        following = int(np.where(left, told, -1.0).argmax())
+        column = covariance[following]
+        covariance -= np.outer(column, column) / (column[following] + _NOISE**2)
+        left[following] = False
+        order.append(places[following])
+    return order
 
 
 def _powers(first: int, last: int) -> Iterator[int]:
@@ -181,7 +190,7 @@ def leave_one_out(places: Sequence[Place], ratios: Sequence[float]) -> np.ndarra
 
     Args:
         places: Measured.
-        ratios: Seconds measured over seconds of the roofline, of each: what is smooth enough to interpolate.
+        ratios: Seconds measured over the roofline's for its work, of each: what is smooth enough to interpolate.
 
     Returns:
         (places,) absolute error of the logarithm; infinite where there is no other of its kind.

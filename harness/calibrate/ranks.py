@@ -51,9 +51,10 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Steps(msgspec.Struct, frozen=True, tag=True):
-    """Run a step."""
+    """Run a step, see :meth:`harness.calibrate.bench.Bench.run`."""
 
     place: Place
+    before: Place
     repeats: int
 
 
@@ -155,7 +156,7 @@ def main() -> None:
     for line in lines:
         command = msgspec.json.decode(line, type=Steps | AllReduce)
         if isinstance(command, Steps):
-            bench.run(command.place, command.repeats)
+            bench.run(command.place, command.before, command.repeats)
         else:
             all_reduce_seconds(command.bytes, command.repeats)
     watchdog = threading.Timer(_LEAVES_S, os._exit, [1])  # rank 0 may be gone

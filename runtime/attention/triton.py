@@ -64,9 +64,7 @@ class TritonAttention(GpuAttention):
         return _EagerStep(self, metadata.slots, int(queries[prefills].sum()), chunks, singles)
 
     def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> TritonGraphStep:
-        # With KV in fp8 the one kernel is right in Triton's interpreter and wrong on a GPU.
-        fused = size <= FUSED_SEQUENCES and self.kv.element_size() > 1
-        return (FusedGraphStep if fused else TritonGraphStep)(self, size, slots, tables)
+        return (FusedGraphStep if size <= FUSED_SEQUENCES else TritonGraphStep)(self, size, slots, tables)
 
     def table_entries(self, size: int, columns: int) -> int:
         return aligned(_Layout(size, self.most_items(size)).pages + size * columns)

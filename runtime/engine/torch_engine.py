@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,8 @@ from runtime.models.registry import build_model
 from runtime.scheduler.batch import Batch
 from runtime.scheduler.config import SchedulerConfig
 from runtime.weights import load_weights, random_weights
+
+logger = logging.getLogger(__name__)
 
 Ticket = Future[StepResult]
 
@@ -210,6 +213,7 @@ def build(options: Mapping[str, Any], place: EnginePlace) -> LoadedEngine:
         all_reduce=all_reduce,
     )
     placement = Placement(communicator, device, dtype, **fp8)
+    logger.info("rank %d of %d: loading weights", place.rank, place.tp)
     model = load_model(options["model"], config, placement, options.get("seed"))
     chosen = {name: options[name] for name in ("attention", "cuda_graph") if name in options}
 

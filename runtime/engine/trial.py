@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from runtime.engine.engine import Engine
 from runtime.engine.memory import KvMemoryError
 from runtime.engine.params import SamplingParams
 from runtime.scheduler import Batch, Chunk, SchedulerConfig, Sequence, Snapshot
+
+logger = logging.getLogger(__name__)
 
 MakeEngine = Callable[[SchedulerConfig, npt.NDArray[np.int32]], Engine[Any]]
 
@@ -41,6 +44,7 @@ def fitted_pages(
     """
     columns = -(-scheduler.max_context // scheduler.page_size)
     table = np.zeros((scheduler.max_running, columns), np.int32)
+    logger.info("KV memory: a trial engine finds what is free; engine.pages=N starts sooner")
     try:
         engine = make(replace(scheduler, pages=1), table)
         run_largest_steps(engine, scheduler, step_tokens)
@@ -57,6 +61,7 @@ def fitted_pages(
     del engine
     gc.collect()
     torch.cuda.empty_cache()
+    logger.info("KV memory: there is room for %d pages", pages)
     return min(pages, scheduler.pages)
 
 

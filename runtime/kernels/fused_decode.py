@@ -68,7 +68,8 @@ def fused_decode(
         norms: Of query and key heads, or None.
         cos: (sequences, 1, head_dim / 2).
         sin: The same.
-        keys: (slots, KV heads, head_dim): a layer's, of the same dtype; the step's own are not there yet.
+        keys: (slots, KV heads, head_dim): a layer's, fp8 (e4m3) where activations are not; the step's own are not there
+            yet, and are attended to as they are before they are rounded to that.
         values: The same.
         slots: (sequences,) int64: where the step's go.
         tables: Items are parts of the KV, each sequence's in a row, the step's own token in the last. They, ``slots``
@@ -107,7 +108,7 @@ def fused_decode(
         tables.pages,
         0.0 if norms is None else norms.eps,
         shape.head_dim**-0.5,
-        **constants(shape, tiling),
+        **constants(shape, tiling, keys.element_size()),
         NORM=norms is not None,
         PDL=overlap_launch,
         num_warps=tiling.warps,
@@ -122,8 +123,8 @@ def tiling_for(shape: AttentionShape) -> FusedTiling:
     return TILING if shape.head_dim <= _WIDE_HEAD else WIDE_TILING
 
 
-def constants(shape: AttentionShape, tiling: FusedTiling) -> dict[str, int]:
-    """What the kernel is compiled for."""
+def constants(shape: AttentionShape, tiling: FusedTiling, kv_bytes: int) -> dict[str, int]:
+    """What the kernel is compiled for, where a number of KV has so many bytes."""
     block_d, group = (power_of_2(size) for size in (shape.head_dim, shape.group))
     return {
         "KV_HEADS": shape.kv_heads,
@@ -134,7 +135,7 @@ def constants(shape: AttentionShape, tiling: FusedTiling) -> dict[str, int]:
         "ROWS": max(group, _LEAST_ROWS),
         "TOKENS": tiling.tokens,
         "FETCHED": tiling.fetched,
-        "LINE": LINE,
+        "LINE": 2 * LINE // kv_bytes,
         "MERGED_HEADS": group,
         "MERGED": max(_MERGED_NUMBERS * 32 * tiling.warps // (group * block_d), 1),
     }
@@ -221,8 +222,11 @@ def _fused_decode(
     new_key = _turned(heads_at, k_head, last, k_weight, cos, sin, eps, HEAD_DIM, BLOCK_D, NORM)
     new_value = tl.load(v_at, mask=inside & last, other=0.0)
     to = slot * (KV_HEADS * HEAD_DIM) + kv_head * HEAD_DIM + column[None, :] + (row * 0)[:, None]
-    tl.store(keys + to, new_key, mask=inside & last & (row == 0)[:, None])
-    tl.store(values + to, new_value, mask=inside & last & (row == 0)[:, None])
+    # What was rounded to fp8 is only stored. To compute with it, another layout would be made of its bytes, and there
+    # ptxas (CUDA 12.8, 12.9) reads a register before it is written: every fourth number would be lost.
+    stored = inside & last & (row == 0)[:, None]
+    tl.store(keys + to, new_key.to(keys.dtype.element_ty), mask=stored)
+    tl.store(values + to, new_value.to(values.dtype.element_ty), mask=stored)
     scale *= 1.4426950408889634  # powers of 2 are what the hardware has
     new_score = tl.where(last, tl.sum(q.to(tl.float32) * new_key.to(tl.float32), axis=1) * scale, float("-inf"))
 
@@ -231,14 +235,14 @@ def _fused_decode(
     mixed = tl.zeros([ROWS, BLOCK_D], tl.float32)
     for first in range(start, stop, TOKENS):
         kv_at, readable = _kv_tile(table, first + TOKENS, stop, kv_head, KV_HEADS, HEAD_DIM, BLOCK_D, PAGE, TOKENS)
-        scores = tl.dot(q, tl.trans(key)) * scale
+        scores = tl.dot(q, tl.trans(key.to(q.dtype))) * scale
         key = tl.load(keys + kv_at, mask=readable, other=0.0)
         scores = tl.where((first + tl.arange(0, TOKENS) < stop)[None, :], scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, axis=1))
         shrunk = tl.exp2(highest - higher)
         weight = tl.exp2(scores - higher[:, None])
         total = total * shrunk + tl.sum(weight, axis=1)
-        mixed = tl.dot(weight.to(q.dtype), value, mixed * shrunk[:, None])
+        mixed = tl.dot(weight.to(q.dtype), value.to(q.dtype), mixed * shrunk[:, None])
         value = tl.load(values + kv_at, mask=readable, other=0.0)
         highest = higher
     higher = tl.maximum(highest, new_score)

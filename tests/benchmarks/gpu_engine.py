@@ -2,7 +2,7 @@
 
 Decode: 512-token prompts, mean of 128 steps, as served (with overlap). Prefill: 16 prompts of 2,048 tokens. Offline:
 256 requests, lengths uniform from 100 to 1,024, all at once (nano-vllm's benchmark). Weights are random, sampling is
-greedy.
+greedy. What fails does not keep the rest, and --out is written after each engine.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import gc
 import random
-import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig, load_model_config
 from runtime.models.decoder import CausalLm
 from runtime.scheduler import Batch, Scheduler, SchedulerConfig, Sequence, StepOutputs
+from tests.benchmarks.engine_table import Figures, markdown, save
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 POLICY = {
@@ -44,11 +46,36 @@ POLICY = {
 }
 PROMPT, STEPS = 512, 128
 DRAWN = (64, 256)  # batches that are also measured with a temperature
-# mini-sglang on one H100 80GB: decode ms at 1, 16, 64, 256; prefill tok/s; offline tok/s.
-PEER: dict[str, dict[str, Any]] = {
-    "qwen3_0_6b": {"decode": {1: 1.53, 16: 1.93, 64: 3.26, 256: 8.39}, "prefill": 325_900, "offline": 18_180},
-    "qwen3_8b": {"decode": {1: 6.78, 16: 7.44, 64: 9.66, 256: 16.96}, "prefill": 42_450, "offline": 7_600},
-}
+CPU_PAGES = 16_384
+
+
+class Case(NamedTuple):
+    """An engine.
+
+    Attributes:
+        page_size: Tokens of a page.
+        attention: Backends.
+        cuda_graph: Whether there are graphs.
+        fp8_weights: Whether weights are in fp8.
+        fp8_kv: Whether KV is.
+    """
+
+    page_size: int
+    attention: str
+    cuda_graph: bool
+    fp8_weights: bool
+    fp8_kv: bool
+
+    def __str__(self) -> str:
+        weights, kv = ("fp8" if fp8 else "bf16" for fp8 in (self.fp8_weights, self.fp8_kv))
+        return f"{weights}, {kv}, {self.attention}, {self.page_size}{'' if self.cuda_graph else ', no graphs'}"
+
+
+def case(text: str) -> Case:
+    """``PAGE_SIZE:ATTENTION:graph|eager[:WEIGHTS/KV]``, the last bf16 or fp8."""
+    page_size, attention, graph, *dtypes = text.split(":")
+    weights, kv = (dtypes or ["bf16/bf16"])[0].split("/")
+    return Case(int(page_size), attention, graph == "graph", weights == "fp8", kv == "fp8")
 
 
 class Timed(Engine[Any]):
@@ -97,16 +124,24 @@ class Bench:
     def __init__(
         self, config: ModelConfig, model: CausalLm, placement: Placement, *, page_size: int, **engine: Any
     ) -> None:
-        pages = pages_on_gpu(config, placement, 7 << 30, page_size=page_size, fraction=0.9)
+        self.placement = placement
+        pages = CPU_PAGES
+        if placement.device.type == "cuda":
+            pages = pages_on_gpu(config, placement, 7 << 30, page_size=page_size, fraction=0.9)
         sizes = SchedulerConfig(pages, page_size, 256, 2304)
         self.config, self.model, self.pages = config, model, pages
         self.scheduler = Scheduler(sizes, build_policy(POLICY))
         start_s = time.perf_counter()
         self.engine = Timed(make_engine(config, model, placement, sizes, self.scheduler.memory.table, **engine))
-        torch.cuda.synchronize()
+        self.synchronize()
         self.build_s = time.perf_counter() - start_s
         self.first_id = 0
         self.random = np.random.default_rng(0)
+
+    def synchronize(self) -> None:
+        """Wait until the device has nothing to do."""
+        if self.placement.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def sequences(self, shapes: list[tuple[int, int]]) -> list[Sequence]:
         """Requests of (prompt, output) tokens, random prompts."""
@@ -146,7 +181,7 @@ class Bench:
 
     def prefill(self, count: int, length: int) -> float:
         """Prompt tokens a second."""
-        torch.cuda.synchronize()
+        self.synchronize()
         start_s = time.perf_counter()
         for _ in self.steps([(length, 1)] * count):
             pass
@@ -227,13 +262,30 @@ def copy_bandwidth() -> float:
     return float(10 * 2 * source.numel() / (start.elapsed_time(end) / 1e3))
 
 
-def floor_ms(config: ModelConfig, model: CausalLm, batch: int, bandwidth: float, ranks: int = 1) -> float:
-    """Milliseconds in which a decode's weights and KV, a rank's share of them, can be read."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+def floor_ms(
+    config: ModelConfig, model: CausalLm, batch: int, bandwidth: float, ranks: int = 1, kv_bytes: int = 2
+) -> float:
+    """Milliseconds in which a decode's weights and KV, a rank's share of them, can be read.
+
+    Args:
+        config: The model's shape.
+        model: With its weights, of experts (experts, outputs, inputs); of those as many are read as batches of tokens
+            that choose alike would touch.
+        batch: Sequences.
+        bandwidth: Bytes a second.
+        ranks: Over which the model is divided.
+        kv_bytes: Of a number of KV.
+    """
+    weights = 0.0
+    for matrix in model.parameters():
+        untouched = 0.0
+        if config.moe is not None and matrix.dim() == 3:
+            untouched = (1 - config.moe.num_experts_per_tok / config.moe.num_experts) ** batch
+        weights += matrix.numel() * matrix.element_size() * (1 - untouched)
     if not config.tie_word_embeddings:
         weights -= config.vocab_size * config.hidden_size * 2 // ranks
     context = PROMPT + 20 + STEPS / 2
-    kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2 * batch * context
+    kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * kv_bytes * batch * context
     return (weights + kv / ranks) / bandwidth * 1e3
 
 
@@ -247,89 +299,124 @@ def guarded(what: str, work: Callable[..., Any], *arguments: Any, **options: Any
         return None
 
 
-def measure(name: str, arguments: argparse.Namespace, bandwidth: float) -> None:
-    """One model."""
-    fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    config = load_model_config(fields)
-    placement = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16)
-    start_s = time.perf_counter()
-    model = load_model(fields, config, placement, 1)
-    torch.cuda.synchronize()
-    print(f"{name}: {torch.cuda.memory_allocated() / 2**30:.2f} GiB in {time.perf_counter() - start_s:.1f} s")
-    for page_size, attention, cuda_graph in arguments.variants:
-        gc.collect()
-        torch.cuda.empty_cache()
-        print(f"  {attention} page {page_size} {'graphs' if cuda_graph else 'eager'}")
-        bench = guarded(
-            "engine", Bench, config, model, placement, page_size=page_size, attention=attention, cuda_graph=cuda_graph
+class Run:
+    """Engines measured one behind the other; each model is loaded once for cases of like weights in a row."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._on_gpu = arguments.device == "cuda"
+        self._device = torch.device(arguments.device)
+        self._name = torch.cuda.get_device_name() if self._on_gpu else "CPU"
+        self._bandwidth = copy_bandwidth() if self._on_gpu else 1e10
+        self._loaded: tuple[tuple[str, bool], ModelConfig, CausalLm] | None = None
+        self.found: list[Figures] = []
+        print(f"{self._name}, torch {torch.__version__}, device copy {self._bandwidth / 1e12:.2f} TB/s", flush=True)
+
+    def measure(self, name: str, kind: Case) -> None:
+        """One engine."""
+        arguments = self._arguments
+        dtype = torch.bfloat16 if self._on_gpu else torch.float32
+        placement = Placement(SingleCommunicator(), self._device, dtype, kind.fp8_weights, kind.fp8_kv)
+        config, model = self._model(name, placement)
+        self._clear()
+        print(f"  {name}: {kind}", flush=True)
+        bench = Bench(
+            config, model, placement, page_size=kind.page_size, attention=kind.attention, cuda_graph=kind.cuda_graph
         )
-        if bench is not None:
-            reference = attention == "torch"
-            report(bench, PEER.get(name, {}), [16] if reference else arguments.batches, bandwidth)
-            if not reference:
-                more(bench, PEER.get(name, {}), arguments)
-            bench.engine.close()
-        print(f"    most memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
-        del bench
+        print(f"    built in {bench.build_s:.1f} s, {bench.pages} pages", flush=True)
+        figures = Figures(name, self._name, str(kind), bench.pages, bench.build_s)
+        self.found.append(figures)
+        batches = [batch for batch in arguments.batches if bench.pages * kind.page_size > batch * (PROMPT + STEPS + 40)]
+        measure_steps(bench, figures, batches, self._bandwidth)
+        if arguments.offline:
+            offline = guarded("offline", bench.offline)
+            print(f"    offline: {offline}", flush=True)
+            figures.offline = offline and offline["tok/s"]
+        for batch in arguments.profile:
+            print(guarded("profile", bench.profile, batch))
+        if arguments.profile:
+            print(guarded("profile", bench.profile_prefill, 8, 2048))
+        bench.engine.close()
+        if self._on_gpu:
+            print(f"    most memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
+
+    def _model(self, name: str, placement: Placement) -> tuple[ModelConfig, CausalLm]:
+        key = name, placement.fp8_weights
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None
+            self._clear()
+            fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+            config, start_s = load_model_config(fields), time.perf_counter()
+            self._loaded = key, config, load_model(fields, config, placement, 1)
+            print(f"{name}: weights in {time.perf_counter() - start_s:.1f} s", flush=True)
+        return self._loaded[1:]
+
+    def _clear(self) -> None:
+        """What earlier engines held is free again."""
+        gc.collect()
+        if self._on_gpu:
+            torch.cuda.empty_cache()
 
 
-def report(bench: Bench, peer: dict[str, Any], batches: list[int], bandwidth: float) -> None:
-    """Decode steps."""
-    free, _ = torch.cuda.mem_get_info()
-    print(f"    built in {bench.build_s:.1f} s, {bench.pages} pages, {free / 2**30:.1f} GiB left")
+def measure_steps(bench: Bench, figures: Figures, batches: list[int], bandwidth: float) -> None:
+    """Decodes and prefill, printed as they come."""
     guarded("warm-up", lambda: list(bench.steps([(100, 20)] * 40)))
+    kv_bytes = bench.placement.kv_dtype.itemsize
     for batch in batches:
         found = guarded("decode", bench.decode, batch)
         if found:
-            floor = floor_ms(bench.config, bench.model, batch, bandwidth)
+            floor = floor_ms(bench.config, bench.model, batch, bandwidth, kv_bytes=kv_bytes)
+            figures.decode_ms[batch], figures.floor_ms[batch] = found["ms"], floor
             print(
-                f"    decode {batch:4d}: {found['ms']:7.3f} ms, {found['ms'] / floor:.2f}x of the floor {floor:.3f}, "
-                f"peer {peer.get('decode', {}).get(batch)}; "
-                f"host: launch {found['launch_ms']:.3f}, wait {found['wait_ms']:.3f} ms"
+                f"    decode {batch:4d}: {found['ms']:7.3f} ms, {found['ms'] / floor:.2f}x of the floor {floor:.3f}; "
+                f"host: launch {found['launch_ms']:.3f}, wait {found['wait_ms']:.3f} ms",
+                flush=True,
             )
-    for batch in batches:
-        if batch in DRAWN:
-            found = guarded("temperature", bench.decode, batch, SamplingParams(temperature=0.8)) or {}
-            print(f"    decode {batch:4d} at temperature 0.8: {found.get('ms', float('nan')):7.3f} ms")
-
-
-def more(bench: Bench, peer: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Prefill, the offline workload, profiles."""
+    for batch in sorted(set(batches) & set(DRAWN)):
+        found = guarded("temperature", bench.decode, batch, SamplingParams(temperature=0.8))
+        if found:
+            figures.warm_ms[batch] = found["ms"]
+            print(f"    decode {batch:4d} at temperature 0.8: {found['ms']:7.3f} ms", flush=True)
     for _ in range(2):  # the first compiles
-        rate = guarded("prefill", bench.prefill, 16, 2048)
-    print(f"    prefill 16 x 2048: {rate or 0:,.0f} tok/s, peer {peer.get('prefill')}")
-    if arguments.offline:
-        print(f"    offline: {guarded('offline', bench.offline)}, peer {peer.get('offline')}")
-    for batch in arguments.profile:
-        print(guarded("profile", bench.profile, batch))
-    if arguments.profile:
-        print(guarded("profile", bench.profile_prefill, 8, 2048))
+        figures.prefill = guarded("prefill", bench.prefill, 16, 2048)
+    print(f"    prefill 16 x 2048: {figures.prefill or 0:,.0f} tok/s", flush=True)
 
 
-def variant(text: str) -> tuple[int, str, bool]:
-    """``page size:attention:graph|eager``."""
-    page_size, attention, graph = text.split(":")
-    return int(page_size), attention, graph == "graph"
+def main() -> int:
+    """Measure and print.
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", default=["qwen3_0_6b", "qwen3_8b"])
+    Returns:
+        1 where an engine failed.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["qwen3_0_6b", "qwen3_8b"], help="of conf/model")
     parser.add_argument(
-        "--variants", nargs="*", type=variant, default=[variant("1:auto:graph"), variant("16:auto:graph")]
+        "--cases",
+        nargs="+",
+        type=case,
+        default=[case("16:auto:graph")],
+        metavar="PAGE_SIZE:ATTENTION:graph|eager[:WEIGHTS/KV]",
+        help="(16:auto:graph, which is :bf16/bf16)",
     )
-    parser.add_argument("--batches", nargs="*", type=int, default=[1, 16, 64, 256])
-    parser.add_argument("--profile", nargs="*", type=int, default=[1, 256])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256], help="of decodes (1 16 64 256)")
+    parser.add_argument("--profile", nargs="*", type=int, default=[], help="of these batches, the kernels by time")
     parser.add_argument("--no-offline", dest="offline", action="store_false")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: in float32, to try this script")
+    parser.add_argument("--out", type=Path, help="JSON file")
     arguments = parser.parse_args()
-    print(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip(), torch.__version__)
-    bandwidth = copy_bandwidth()
-    print(f"device copy {bandwidth / 1e12:.2f} TB/s")
-    for name in arguments.models:
-        guarded(name, measure, name, arguments, bandwidth)
-        gc.collect()
-        torch.cuda.empty_cache()
+    run, codes = Run(arguments), [0]
+    for name, kind in product(arguments.models, arguments.cases):
+        try:
+            run.measure(name, kind)
+        except Exception as error:  # the next may fit
+            codes.append(1)
+            print(f"  {name}, {kind} FAILED: {type(error).__name__}: {str(error)[:300]}")
+            traceback.print_exc()
+        if arguments.out is not None:
+            save(run.found, arguments.out)
+    print(markdown(run.found), flush=True)
+    return max(codes)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

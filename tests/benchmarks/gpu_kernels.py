@@ -1,7 +1,7 @@
 """Kernels on a GPU, measured one by one: ``python -m tests.benchmarks.gpu_kernels [PART ...]``.
 
 Parts: ``decode`` and ``prefill`` (attention, FlashInfer and ours, and our tilings), ``moe`` (a layer of Qwen3-30B-A3B),
-``fp8`` (the linear layers of Qwen3-8B in fp8 and bf16), ``engine`` (decode steps: fp8, and a mixture of experts).
+``fp8`` (the linear layers of Qwen3-8B in fp8 and bf16).
 Each is captured in a CUDA graph and timed by events, the median of ten; inputs rotate, so that caches do not hold them.
 One that fails does not keep the others from running.
 """
@@ -15,7 +15,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -24,16 +23,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 import triton
-import yaml
 
 from runtime.attention.base import AttentionMetadata
 from runtime.attention.choose import AttentionChoice, gpu_attention
-from runtime.distributed import SingleCommunicator
 from runtime.kernels import Kernels, Weight, fused_moe, kernels_for, paged_attention
 from runtime.kernels.fp8 import FP8, quantize
 from runtime.kernels.fused_moe import GroupedTiling
 from runtime.kernels.paged_attention import Tiling
-from runtime.layers.parts import Placement
+from tests.benchmarks.gpu_engine import copy_bandwidth
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128  # Qwen3-8B's
 EXPERTS, CHOSEN, HIDDEN, WIDTH = 128, 8, 2048, 768  # Qwen3-30B-A3B's
@@ -80,13 +77,6 @@ def graph_us(calls: list[Callable[[], Any]], repeats: int = 10) -> float:
         end.synchronize()
         times.append(start.elapsed_time(end) * 1e3 / len(calls))
     return statistics.median(times[2:])
-
-
-def copy_bandwidth() -> float:
-    """Bytes a second of a device copy, read and written."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    return 2 * source.numel() / graph_us([partial(target.copy_, source)] * 4) * 1e6
 
 
 def attempt(what: str, work: Callable[..., T], *arguments: Any) -> T | None:
@@ -271,61 +261,11 @@ def fp8(bandwidth: float) -> None:
         print(f"  {rows:5d} rows | bf16 {us[0]:8.1f} | fp8 {us[1]:8.1f} | {us[0] / (us[1] or 1e9):.2f}x", flush=True)
 
 
-class Engines:
-    """Engines of models that are loaded once each."""
-
-    def __init__(self) -> None:
-        self._key: Any = None
-        self._model: Any = None
-
-    def measure(self, name: str, placement: Placement, attention: str) -> str:
-        from runtime.engine.torch_engine import load_model
-        from runtime.models.config import load_model_config
-        from tests.benchmarks.gpu_engine import CONF, Bench
-
-        fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-        config = load_model_config(fields)
-        if self._key != (name, placement.fp8_weights):
-            self._model = None
-            gc.collect()
-            torch.cuda.empty_cache()
-            self._key, self._model = (name, placement.fp8_weights), load_model(fields, config, placement, 1)
-        bench = Bench(config, self._model, placement, page_size=16, attention=attention)
-        list(bench.steps([(100, 20)] * 40))
-        steps = [bench.decode(batch)["ms"] for batch in (1, 16, 64, 256) if bench.pages > batch * 44]
-        rate = [bench.prefill(16, 2048) for _ in range(2)][1]  # the first compiles
-        bench.engine.close()
-        return f"{' / '.join(f'{ms:.2f}' for ms in steps)} | prefill {rate:,.0f} | {bench.pages} pages"
-
-
-def engine(bandwidth: float) -> None:
-    half = Placement(SingleCommunicator(), torch.device("cuda"), HALF)
-    cases = [
-        ("qwen3_8b", half, "auto"),
-        ("qwen3_8b", half, "triton"),
-        ("qwen3_8b", replace(half, fp8_kv=True), "triton"),
-        ("qwen3_8b", replace(half, fp8_weights=True), "auto"),
-        ("qwen3_8b", replace(half, fp8_weights=True, fp8_kv=True), "triton"),
-        ("qwen3_30b_a3b", half, "auto"),
-        ("qwen3_30b_a3b", replace(half, fp8_weights=True), "auto"),
-    ]
-    print("decode steps, 512-token prompts, page 16, ms at batch 1 / 16 / 64 / 256; prefill 16 x 2048, tok/s")
-    engines = Engines()
-    for name, placement, attention in cases:
-        start_s = time.perf_counter()
-        found = attempt(f"{name} {attention}", engines.measure, name, placement, attention)
-        gc.collect()
-        torch.cuda.empty_cache()
-        dtypes = f"weights {'fp8' if placement.fp8_weights else 'bf16'}, KV {'fp8' if placement.fp8_kv else 'bf16'}"
-        print(f"  {name}, {dtypes}, {attention}: {found} ({time.perf_counter() - start_s:.0f} s)", flush=True)
-
-
 PARTS: dict[str, Callable[[float], None]] = {
     "decode": decode,
     "prefill": prefill,
     "moe": moe,
     "fp8": fp8,
-    "engine": engine,
 }
 
 

@@ -61,6 +61,7 @@ PAGE_SIZE = 16
 STEPS, ROUNDS = 12, 3
 LAUNCHED_TOKENS = (256, 2048, 8192)
 CHECKED_LAYERS = 4
+LOGIT_ERROR = 2e-2  # relative, at most: two roundings to bfloat16 of each number
 T = TypeVar("T")
 Contexts = list[Callable[[], AbstractContextManager[None]]]
 Variants = dict[str, tuple[AttentionChoice, Contexts]]  # what they are captured and run in
@@ -229,19 +230,26 @@ def captured_variants(steps: Steps, variants: Variants, batches: Many[int]) -> C
     return captured
 
 
-def logit_errors(name: str, variants: Variants, batches: Many[int]) -> None:
-    """Each variant's logits in a model of few layers, against float32's: noise of bfloat16 grows with layers."""
+def logit_errors(name: str, variants: Variants, batches: Many[int]) -> dict[str, list[float]]:
+    """Each variant's logits in a model of few layers, against float32's: noise of bfloat16 grows with layers.
+
+    Returns:
+        Relative errors by variant, for each batch.
+    """
     steps = Steps(name, max(batches), num_hidden_layers=CHECKED_LAYERS)
     exact = steps.exact_logits(max(batches), CONTEXT)
     print(f"logits of {CHECKED_LAYERS} layers of {name}, relative error to float32 at batch {batches}")
+    found_errors: dict[str, list[float]] = {}
     for variant, (graph, contexts) in captured_variants(steps, variants, batches).items():
         errors = []
         for batch in batches:
             logits = attempt(variant, under, contexts, steps.step, graph, batch, CONTEXT)
             found = exact[:batch] * 0 if logits is None else logits[0].float()
             errors.append(float((found - exact[:batch]).norm() / exact[:batch].norm()))
-        wrong = "" if max(errors) < 2e-2 else "  WRONG"
+        found_errors[variant] = errors
+        wrong = "" if max(errors) < LOGIT_ERROR else "  WRONG"
         print(f"  {variant:38s} | {' | '.join(f'{error:.1e}' for error in errors)}{wrong}", flush=True)
+    return found_errors
 
 
 def decode(bandwidth: float, name: str, variants: Variants, batches: Many[int], profiled: dict[str, Many[int]]) -> None:

@@ -1,28 +1,27 @@
 """The twin validated: recorded on a GPU, ``python -m tests.benchmarks.gpu_validate --out DIR``, and judged anywhere.
 
 A calibration, then four workloads that take no part in it at 50 and at 90 % of what the server bears, then all of them
-again as long as there is time. Each part is a command of its own with a time limit: where one fails or takes too long,
-the others go on, and what it recorded is kept. ``--table DIR`` simulates the twins of all that was recorded and prints
-the errors as Markdown; it needs no GPU. ``--capacities`` simulates what the loads are shares of. Traces are found
-through ``SERVETWIN_TRACES``.
+again as long as there is time. Where a part fails or takes too long, the others go on, and what it recorded is kept.
+``--table DIR`` simulates the twins of all that was recorded and prints the errors as Markdown; it needs no GPU.
+``--capacities`` simulates what the loads are shares of. Traces are found through ``SERVETWIN_TRACES``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
+
+from harness.cost.measured import META
+from tests.benchmarks.gpu_profiles import STARTS_S, profile_line, server
+from tests.benchmarks.parts import Part, run_parts
 
 WORKLOADS = {
     "bursty": (
@@ -55,34 +54,15 @@ SHARES = (50, 90)  # % of capacity
 # Requests a second in a closed loop of 256 requests (all 25 sessions), simulated: --capacities prints them.
 CAPACITIES = {
     "qwen3_8b": {"bursty": 28.7, "mooncake": 14.0, "azure_code": 15.1, SESSIONS: 3.04},
+    "qwen3_32b": {"bursty": 22.7, "mooncake": 13.0, "azure_code": 11.0, SESSIONS: 2.91},  # 4x H200, tp=4
     "tiny": {"bursty": 22.3, "mooncake": 4.0, "azure_code": 13.1, SESSIONS: 3.47},
 }
 # Sessions at a time that come to 48 and 87 % of that; half the sessions take as long at half the load.
 CONCURRENCY = {50: ("workload.concurrency=4", "trace.sample=1/2"), 90: ("workload.concurrency=14",)}
-# A memory that every server of a model has: what is free on the device differs from start to start.
-SIZES = {"qwen3_8b": ("engine.page_size=16", "engine.pages=20480")}
 _CLOSED = 256
-_STARTS_S = 14.0  # a server; a GPU's kernels are loaded or compiled, CUDA graphs captured
-_ENDS_S = 10.0  # a part that was told to
+_STARTS_S = 14.0  # a server of one rank; a GPU's kernels are loaded or compiled, CUDA graphs captured
 _DRAINS = 1.3  # of an excerpt: until its last request has ended
 _WARMUP_S = 3  # of the workload, left out of the errors: a server that just started has cold caches and clocks
-
-
-@dataclass(frozen=True)
-class Part:
-    """A command.
-
-    Attributes:
-        name: Of its log.
-        words: Behind ``python -m harness``.
-        leaves: The file that is there when it has come to its end.
-        takes_s: Seconds, about; where there are fewer left it is not begun.
-    """
-
-    name: str
-    words: list[str]
-    leaves: Path
-    takes_s: float
 
 
 def main() -> int:
@@ -100,6 +80,7 @@ def main() -> int:
     parser.add_argument("--shares", type=int, nargs="*", default=list(SHARES), choices=SHARES, help="%% of capacity")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, as far as there is time")
     parser.add_argument("--hardware", default="h100")
+    parser.add_argument("--tp", type=int, default=1, help="ranks (1)")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("overrides", nargs="*", help="of all commands, e.g. engine.max_running=128")
     arguments = parser.parse_intermixed_args()
@@ -115,22 +96,8 @@ def main() -> int:
 def record(arguments: argparse.Namespace) -> int:
     """Run all parts for which there is time; returns the worst exit code."""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    ends_s = time.monotonic() + arguments.budget
-    codes, lines = [0], []
     with _clocks(arguments.out / "clocks.csv"):
-        for part in parts(arguments):
-            left_s = ends_s - time.monotonic() - _ENDS_S
-            if part.leaves.is_file():
-                lines.append(f"{part.name}: there already")
-            elif left_s < part.takes_s:
-                lines.append(f"{part.name}: left out, {left_s:.0f} s of the budget were left")
-            else:
-                begun_s = time.monotonic()
-                codes.append(_run(part, arguments.out / f"{part.name}.log", min(left_s, 1.5 * part.takes_s)))
-                took_s = time.monotonic() - begun_s
-                lines.append(f"{part.name}: exit code {codes[-1]} after {took_s:.0f} s{_figures(part.leaves)}")
-    print(*lines, sep="\n")
-    return max(codes)
+        return run_parts(parts(arguments), arguments.out, arguments.budget, _figures)
 
 
 def parts(arguments: argparse.Namespace) -> Iterator[Part]:
@@ -138,21 +105,27 @@ def parts(arguments: argparse.Namespace) -> Iterator[Part]:
     common = _common(arguments)
     if arguments.seconds > 0:
         profile = arguments.out / "profile"
-        words = ["calibrate", *common, "--seconds", f"{arguments.seconds:g}", "--out", str(profile)]
-        yield Part("calibrate", words, profile / "profile.yaml", arguments.seconds + 15)
+        words = ["harness", "calibrate", *common, "--seconds", f"{arguments.seconds:g}", "--out", str(profile)]
+        yield Part("calibrate", words, arguments.seconds + STARTS_S, profile / META)
     for number in range(1, arguments.repeats + 1):
         for share in arguments.shares:
             for workload in arguments.workloads:
                 directory = arguments.out / "recorded" / f"{workload}_{share}_percent" / str(number)
-                words = ["run", "backend=runtime", *common, *WORKLOADS[workload], *_load(workload, share, arguments)]
-                words += [f"workload.warmup_s={_WARMUP_S}", *arguments.overrides, f"hydra.run.dir={directory}"]
-                takes_s = _STARTS_S + _DRAINS * arguments.excerpt
-                yield Part(f"{workload}_{share}_{number}", words, directory / "summary.json", takes_s)
+                words = [
+                    "harness",
+                    "run",
+                    "backend=runtime",
+                    *common,
+                    *WORKLOADS[workload],
+                    *_load(workload, share, arguments),
+                ]
+                words += [f"workload.warmup_s={_WARMUP_S}", f"hydra.run.dir={directory}"]
+                takes_s = _STARTS_S * (1 + (arguments.tp > 1)) + _DRAINS * arguments.excerpt
+                yield Part(f"{workload}_{share}_{number}", words, takes_s, directory / "summary.json")
 
 
 def _common(arguments: argparse.Namespace) -> list[str]:
-    device = f"++backend.device={arguments.device}"
-    return [f"model={arguments.model}", f"hardware={arguments.hardware}", device, *SIZES.get(arguments.model, ())]
+    return [*server(arguments.model, arguments.hardware, arguments.tp, arguments.device), *arguments.overrides]
 
 
 def _load(workload: str, share: int, arguments: argparse.Namespace) -> list[str]:
@@ -196,7 +169,7 @@ def _simulated_rate(workload: str, load: list[str], arguments: argparse.Namespac
     closed = load or ["workload=closed", f"workload.concurrency={_CLOSED}"]
     size = {"bursty": ["trace.generate.requests=1000"], "mooncake": ["trace.head=500"]}.get(workload, [])
     with tempfile.TemporaryDirectory() as directory:
-        words = ["run", "cost=profile", *_common(arguments), *WORKLOADS[workload], *size, *closed, *arguments.overrides]
+        words = ["run", "cost=profile", *_common(arguments), *WORKLOADS[workload], *size, *closed]
         words = [word for word in words if not word.startswith("++backend.device")]
         command = [sys.executable, "-m", "harness", *words, f"hydra.run.dir={directory}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -221,41 +194,19 @@ def _clocks(path: Path) -> Iterator[None]:
             process.wait()
 
 
-def _run(part: Part, log: Path, limit_s: float) -> int:
-    """Run a command of ours, its output on the screen and in a file; returns its exit code, 124 out of time."""
-    print(f"$ python -m harness {' '.join(part.words)}", flush=True)
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "harness", *part.words],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            code = 124
-            process.send_signal(signal.SIGINT)  # what it measured so far is kept
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_ENDS_S)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    print(log.read_text()[-1500:], flush=True)
-    return code
-
-
-def _figures(path: Path) -> str:
-    """A recorded run in a few words."""
-    if path.name != "summary.json" or not path.is_file():
-        return ""
+def _figures(part: Part, _: str) -> str:
+    """A recorded run in a few words, or what was measured for the profile."""
+    path = part.leaves
+    if path is None or not path.is_file():
+        return "nothing was left"
+    if path.name != "summary.json":
+        return profile_line(path.parent)
     summary = json.loads(path.read_text())
     ttft, rate = summary["metrics"]["ttft_s"], summary["throughput"]["requests_per_s"]
     if ttft["mean"] is None:
-        return ": nothing was served that counts"
+        return "nothing was served that counts"
     figures = f"TTFT mean {ttft['mean'] * 1e3:.0f} ms, p99 {ttft['p99'] * 1e3:.0f} ms, {rate:.2f} requests/s"
-    return f": {figures}" if summary["complete"] else f": incomplete, {figures}"
+    return figures if summary["complete"] else f"incomplete, {figures}"
 
 
 if __name__ == "__main__":

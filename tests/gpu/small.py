@@ -44,6 +44,7 @@ MOE = {
     "moe_intermediate_size": 256,
     "norm_topk_prob": True,
 }
+TIE = 0.1  # root mean squares of the logits, by which a token may be behind the likeliest: bfloat16 tells no better
 _NAN = 0xFF  # a byte of which bfloat16 and fp8 (e4m3) make NaN
 HALF = Placement(SingleCommunicator(), torch.device("cuda"), torch.bfloat16)
 EXACT = Placement(SingleCommunicator(), torch.device("cuda"), torch.float32)
@@ -77,15 +78,24 @@ def exact_logits(model: Small, tokens: list[int]) -> torch.Tensor:
     return model.exact.logits(model.exact(torch.tensor(tokens, device="cuda"), slots, step))
 
 
-def assert_likeliest(model: Small, prompts: list[list[int]], count: int, continuations: list[list[int]]) -> None:
-    """Each token is the likeliest by the float32 reference, or so close to it that bfloat16 cannot tell."""
+def behind_likeliest(model: Small, prompts: list[list[int]], continuations: list[list[int]]) -> torch.Tensor:
+    """How far each token is behind the likeliest by the float32 reference, in root mean squares of the logits."""
+    found = []
     for prompt, tokens in zip(prompts, continuations, strict=True):
-        assert len(tokens) == count
         logits = exact_logits(model, prompt + tokens[:-1])[len(prompt) - 1 :]
         chosen = logits.gather(1, torch.tensor(tokens, device="cuda")[:, None])[:, 0]
-        behind = (logits.amax(1) - chosen) / logits.norm(dim=1) * logits.shape[1] ** 0.5
-        assert behind.max() < 0.1, behind.max()
-        assert (behind == 0).float().mean() > 0.85
+        found.append((logits.amax(1) - chosen) / logits.norm(dim=1) * logits.shape[1] ** 0.5)
+    return torch.cat(found)
+
+
+def assert_likeliest(
+    model: Small, prompts: list[list[int]], count: int, continuations: list[list[int]], share: float = 0.85
+) -> None:
+    """Each token is the likeliest by the reference, a share of them at least, or a tie for bfloat16."""
+    assert [len(tokens) for tokens in continuations] == [count] * len(prompts)
+    far = behind_likeliest(model, prompts, continuations)
+    assert far.max() < TIE, far.max()
+    assert (far == 0).float().mean() > share
 
 
 def greedy(

@@ -17,7 +17,7 @@ from runtime.kernels.reference import TorchKernels
 from runtime.layers.parts import Placement
 from runtime.models.registry import build_model
 from runtime.weights import random_weights
-from tests.gpu.small import HALF, MOE, Small, exact_logits, greedy, small
+from tests.gpu.small import HALF, MOE, TIE, Small, behind_likeliest, greedy, small
 from tests.tiny.serving import prompts
 
 COUNT = 24
@@ -26,13 +26,8 @@ ASKED = prompts(5, 70, 33, 300, 1, vocab_size=8192)
 
 def behind(model: Small, continuations: list[list[int]]) -> torch.Tensor:
     """How far each token is behind the likeliest by float32, in root mean squares of the logits."""
-    found = []
-    for prompt, tokens in zip(ASKED, continuations, strict=True):
-        assert len(tokens) == COUNT
-        logits = exact_logits(model, prompt + tokens[:-1])[len(prompt) - 1 :]
-        chosen = logits.gather(1, torch.tensor(tokens, device="cuda")[:, None])[:, 0]
-        found.append((logits.amax(1) - chosen) / logits.norm(dim=1) * logits.shape[1] ** 0.5)
-    return torch.cat(found)
+    assert [len(tokens) for tokens in continuations] == [COUNT] * len(ASKED)
+    return behind_likeliest(model, ASKED, continuations)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def test_attention_backends_in_the_engine(attention: str, page_size: int) -> Non
         pytest.importorskip("flashinfer", reason="needs FlashInfer")
     model = small(2)
     far = behind(model, greedy(model, ASKED, COUNT, attention=attention, page_size=page_size))
-    assert far.max() < 0.1, far.max()
+    assert far.max() < TIE, far.max()
     assert (far == 0).float().mean() > 0.85
 
 
@@ -68,7 +63,7 @@ def test_attention_backends_in_the_engine(attention: str, page_size: int) -> Non
 def test_other_widths_of_heads(head_dim: int) -> None:
     model = small(4, head_dim=head_dim)
     far = behind(model, greedy(model, ASKED, COUNT))
-    assert far.max() < 0.1, far.max()
+    assert far.max() < TIE, far.max()
 
 
 needs_fp8 = pytest.mark.skipif(torch.cuda.get_device_capability() < (8, 9), reason="needs a GPU with fp8")

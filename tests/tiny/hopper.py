@@ -21,6 +21,7 @@ from triton.compiler import ASTSource
 from runtime.kernels import fused, fused_decode, fused_fp8, fused_moe, paged_attention, reduce_norm, skinny
 from runtime.kernels.fp8 import LARGEST
 from runtime.kernels.paged_attention import AttentionShape
+from tests.tiny.sass import read_unwritten
 
 HALF, FP8, FLOAT, INT = "*bf16", "*fp8e4nv", "*fp32", "*i32"
 _ASSEMBLED = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -40,6 +41,7 @@ class Compiled(NamedTuple):
             it, or only writes where it may read; None where there is none, or where the kernel is not launched early.
         reads_early: Whether many bytes at once are read before that wait.
         looks: Whether memory is looked at past the caches, 16 bytes at a time.
+        unwritten: Of kernels with fp8, instructions that read a register before it is written.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Compiled(NamedTuple):
     early: str | None
     reads_early: bool
     looks: bool
+    unwritten: list[str]
 
 
 class Case(NamedTuple):
@@ -97,15 +100,15 @@ def attention(head_dim: int, kv: str) -> Iterator[Case]:
         )
 
 
-def whole_decode(head_dim: int, group: int, *, normed: bool) -> Iterator[Case]:
+def whole_decode(head_dim: int, group: int, kv: str, *, normed: bool) -> Iterator[Case]:
     tables = ("limits", "lengths", "page_starts", "item_starts", "item_sequences", "item_parts", "pages", "arrived")
     types = dict.fromkeys(tables, INT) | {"slots": "*i64", "partial": FLOAT, "weights": FLOAT}
-    types |= dict.fromkeys(("qkv", "q_weight", "k_weight", "cos", "sin", "keys", "values", "out"), HALF)
-    types |= {"eps": "fp32", "scale": "fp32"}
+    types |= dict.fromkeys(("qkv", "q_weight", "k_weight", "cos", "sin", "out"), HALF)
+    types |= {"keys": kv, "values": kv, "eps": "fp32", "scale": "fp32"}
     shape = AttentionShape(8 * group, 8, head_dim, 16)
     tiling = fused_decode.tiling_for(shape)
-    constants = fused_decode.constants(shape, tiling) | {"NORM": normed, "PDL": True}
-    case = f"whole decode {head_dim}, group of {group}"
+    constants = fused_decode.constants(shape, tiling, 1 if kv == FP8 else 2) | {"NORM": normed, "PDL": True}
+    case = f"whole decode {head_dim}, group of {group}, {kv}"
     yield Case(case, fused_decode._fused_decode, types, constants, tiling.warps, 1, may_read_early=True)
 
 
@@ -154,10 +157,11 @@ def rows() -> Iterator[Case]:
     yield Case("add and norm", fused._add_rms_norm, norm | {"residual": HALF}, block, 8, 3)
     gate = {"x": HALF, "out": HALF, "width": "i32"}
     yield Case("gate", fused._silu_and_mul, gate, {"BLOCK": 1024, "PDL": True}, 4, 3)
-    heads = dict.fromkeys(("qkv", "q_weight", "k_weight", "cos", "sin", "keys", "values"), HALF) | {"slots": "*i64"}
+    heads = dict.fromkeys(("qkv", "q_weight", "k_weight", "cos", "sin"), HALF) | {"slots": "*i64"}
     heads |= {"eps": "fp32", "heads": "i32", "kv_heads": "i32"}
     sizes = {"NORM": True, "HALF": 64, "BLOCK": 64, "HEADS": 4, "PDL": True}
-    yield Case("rotate", fused._rotate_and_store, heads, sizes, 2, 3)
+    for kv in (HALF, FP8):
+        yield Case(f"rotate {kv}", fused._rotate_and_store, heads | {"keys": kv, "values": kv}, sizes, 2, 3)
 
 
 def sums() -> Iterator[Case]:
@@ -228,6 +232,7 @@ def compiled(case: Case) -> Compiled:
         file.write(made.asm["cubin"])
         file.flush()
         usage = subprocess.run([_ASSEMBLED, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        unwritten = read_unwritten(Path(file.name), _ASSEMBLED) if FP8 in case.types.values() else []
     used = ("STACK", "LOCAL", "REG")
     stack, local, registers = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in used)  # type: ignore[index]
     ptx = made.asm["ptx"]
@@ -246,6 +251,7 @@ def compiled(case: Case) -> Compiled:
         early and early[0].strip(),
         bool(re.search(r"\bld\.global\S*\.v[48]", before)),
         "ld.volatile.global.v4" in ptx,
+        unwritten,
     )
 
 
@@ -254,7 +260,9 @@ def cases() -> Iterator[Case]:
         yield from attention(head_dim, HALF)
     yield from attention(128, FP8)
     for head_dim, group in ((64, 4), (128, 4), (128, 5), (128, 8), (256, 2)):
-        yield from whole_decode(head_dim, group, normed=head_dim == 128)
+        yield from whole_decode(head_dim, group, HALF, normed=head_dim == 128)
+    for head_dim, group in ((64, 4), (128, 4)):
+        yield from whole_decode(head_dim, group, FP8, normed=head_dim == 128)
     yield from experts(HALF)
     yield from experts(FP8)
     yield from products()

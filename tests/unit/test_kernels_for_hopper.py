@@ -38,6 +38,7 @@ def test_kernels_compile_for_hopper() -> None:
     for name, kernel in kernels.items():
         assert kernel["local_bytes"] == 0, f"{name} spills registers"
         assert kernel["shared_bytes"] <= SHARED_BYTES, name
+        assert not kernel["unwritten"], f"{name} reads registers that nothing has written: {kernel['unwritten']}"
         assert kernel["early"] is None, f"{name} does not wait for the kernel before it: {kernel['early']}"
         assert kernel["reads_early"] == name.startswith("whole decode"), name
         assert kernel["looks"] == name.startswith(("one-shot", "two-shot")), (
