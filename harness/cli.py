@@ -6,9 +6,10 @@ import os
 import sys
 from importlib import import_module
 
+from harness.complaint import complain
+from harness.exit_code import ExitCode
 from harness.extras import not_installed
 
-MISTAKE = 2
 _COMMANDS = {
     "run": ("harness.run", "replay a trace through a backend"),
     "sweep": ("harness.commands.sweep", "every combination of some knobs' values, and one table"),
@@ -24,7 +25,6 @@ _COMMANDS = {
     "bench": ("harness.commands.bench", "how fast the simulator is, and where its time goes"),
     "doctor": ("harness.commands.doctor", "what on this machine may stop a run, and what to do"),
 }
-_NAMED = ("cache", "compare", "report", "trace")  # their messages begin with the command, the others' with "error"
 
 _HELP = """\
 ServeTwin replays a request trace through an LLM server, or through its simulated twin, and measures both alike.
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: The words after the program's name; without, those of this process.
 
     Returns:
-        The exit code: 0, 1 failed, 2 the user's mistake, 3 finished but degraded, 130 interrupted.
+        An :class:`~harness.exit_code.ExitCode`, or what ended the process otherwise.
     """
     words = sys.argv[1:] if argv is None else argv
     # A policy of the user's own is a module in the directory where the command is run.
@@ -60,21 +60,21 @@ def main(argv: list[str] | None = None) -> int:
         return _complete(words)
     if not words or words[0] in ("-h", "--help", "help"):
         _print(_help())
-        return 0
+        return ExitCode.OK
     if words[0] not in _COMMANDS:
-        return _say(words, f"{words[0]!r} is no command; choose from {', '.join(_COMMANDS)}")
+        return _mistake([], f"{words[0]!r} is no command; choose from {', '.join(_COMMANDS)}")
     try:
         code: int = import_module(_COMMANDS[words[0]][0]).main(words[1:])
     except KeyboardInterrupt:
-        return 130
+        return ExitCode.INTERRUPTED
     except SystemExit as end:  # argparse, Hydra
-        return end.code if isinstance(end.code, int) else 0
+        return end.code if isinstance(end.code, int) else ExitCode.OK
     except ModuleNotFoundError as error:
         if (said := not_installed(error)) is None:
             raise
-        return _say(words, said)
+        return _mistake(words, said)
     except _user_errors() as error:
-        return _say(words, str(error))
+        return _mistake(words, str(error))
     return code
 
 
@@ -85,12 +85,11 @@ def _user_errors() -> tuple[type[ValueError], ...]:
     return USER_ERRORS
 
 
-def _say(words: list[str], mistake: str) -> int:
-    """Print a user's mistake on standard error, in one line; returns the exit code for it."""
-    command = words[:2] if words[0] == "trace" else words[:1]
-    speaker = " ".join(["harness", *command]) if words[0] in _NAMED else "error"
-    print(f"{speaker}: {' '.join(mistake.split())}", file=sys.stderr)  # noqa: T201
-    return MISTAKE
+def _mistake(words: list[str], why: str) -> ExitCode:
+    """Say what the user did wrong in the command that the words begin with."""
+    command = words[:2] if words[:1] == ["trace"] else words[:1]
+    complain(" ".join(["harness", *command]), why)
+    return ExitCode.MISTAKE
 
 
 def _help() -> str:
@@ -104,7 +103,7 @@ def _complete(words: list[str]) -> int:
     if words[1:] == ["query=bash"] and line[1:2] != ["run"]:
         if len(line) == 2:
             _print(" ".join(_COMMANDS))
-        return 0
+        return ExitCode.OK
     if line[1:2] == ["run"]:
         os.environ["COMP_LINE"] = " ".join([line[0], *line[2:]])
     from harness.run import main as run

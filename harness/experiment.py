@@ -28,7 +28,7 @@ from traces.load import load
 from traces.schema import NONE, Trace
 
 _BACKENDS = {name: f"harness.backends.{name}" for name in ("sim", "emulate", "runtime", "endpoint")}
-_PACKAGES = ("servetwin", "numpy", "pandas", "pyarrow", "simpy", "hydra-core", "torch", "transformers")
+_PACKAGES = ("servetwin", "numpy", "pandas", "pyarrow", "scipy", "simpy", "hydra-core", "torch", "transformers")
 
 
 def load_trace(config: TraceConfig) -> Trace:

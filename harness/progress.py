@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from harness.report.terminal import UNKNOWN, figure
 
 
 class Progress(NamedTuple):
@@ -48,12 +49,7 @@ class ProgressLine:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._shown:
             self._live.stop()
 
@@ -72,9 +68,9 @@ def progress_line(progress: Progress, elapsed_s: float) -> str:
         elapsed_s: Wall-clock seconds since its start.
     """
     left = progress.requests - progress.ended
-    eta = f"{elapsed_s * left / progress.ended:.0f} s" if progress.ended else "-"
-    rate = f"{progress.output_tokens / progress.clock_s:,.0f}" if progress.clock_s else "-"
-    hit = "-" if progress.hit_ratio is None else f"{progress.hit_ratio:.1%}"
+    eta = f"{elapsed_s * left / progress.ended:.0f} s" if progress.ended else UNKNOWN
+    rate = f"{progress.output_tokens / progress.clock_s:,.0f}" if progress.clock_s else UNKNOWN
+    hit = figure(progress.hit_ratio, ".1%")
     return (
         f"{progress.clock_s:,.1f} s  {progress.ended:,}/{progress.requests:,} requests  "
         f"{progress.in_flight:,} in flight  {rate} tok/s  hit {hit}  "
@@ -83,4 +79,4 @@ def progress_line(progress: Progress, elapsed_s: float) -> str:
 
 
 def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:,.0f} ms"
+    return UNKNOWN if seconds is None else f"{seconds * 1e3:,.0f} ms"

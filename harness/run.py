@@ -7,22 +7,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.complaint import complain
 from harness.config import ConfigError, ExperimentConfig, conf_dir
+from harness.exit_code import ExitCode
 from harness.report.terminal import shortest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-OK, FAILED, MISTAKE, DEGRADED, INTERRUPTED = 0, 1, 2, 3, 130
 
-
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Run Hydra on the overrides in ``argv``.
 
     Returns:
-        0; 1 failed; 2 the user's mistake, said in one line; 3 finished, but degraded (see ``load`` in the summary); 130
-        interrupted, what was measured is kept.
+        The highest of the runs' codes.
 
     Raises:
         ConfigError: An override is wrong.
@@ -36,7 +35,7 @@ def main(argv: list[str]) -> int:
 
     register()
     GlobalHydra.instance().clear()
-    codes: list[int] = []
+    codes: list[ExitCode] = []
 
     def task(config: DictConfig) -> None:
         codes.append(_run(config))
@@ -58,10 +57,10 @@ def main(argv: list[str]) -> int:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_before
-    return max(codes, default=OK)
+    return max(codes, default=ExitCode.OK)
 
 
-def _run(config: DictConfig) -> int:
+def _run(config: DictConfig) -> ExitCode:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -85,7 +84,9 @@ def _run(config: DictConfig) -> int:
         return _failed(str(error), getattr(error, "details", ""), run_dir)
 
 
-def _experiment(config: ExperimentConfig, config_yaml: str, run_dir: Path, console: Console, *, line_only: bool) -> int:
+def _experiment(
+    config: ExperimentConfig, config_yaml: str, run_dir: Path, console: Console, *, line_only: bool
+) -> ExitCode:
     from harness import experiment
     from harness.faults import in_one_line
     from harness.interrupt import Interrupt
@@ -121,14 +122,14 @@ def _experiment(config: ExperimentConfig, config_yaml: str, run_dir: Path, conso
     if record.failure is not None:
         _failed(in_one_line(record.failure, config.policy), record.failure, run_dir)
         console.print("The tables hold what was measured before, marked incomplete.", style="bold")
-        return FAILED
+        return ExitCode.FAILED
     if not record.complete:
         console.print("Interrupted: the tables hold what was measured so far, marked incomplete.", style="bold")
-        return INTERRUPTED
-    return DEGRADED if summary["load"].get("degraded") else OK
+        return ExitCode.INTERRUPTED
+    return ExitCode.DEGRADED if summary["load"].get("degraded") else ExitCode.OK
 
 
-def _failed(why: str, details: str, run_dir: Path) -> int:
+def _failed(why: str, details: str, run_dir: Path) -> ExitCode:
     """Say why a run failed, and keep it beside the run's configuration; returns the exit code for a mistake."""
     from harness import experiment
     from harness.metrics.files import CONFIG, ERROR
@@ -141,5 +142,5 @@ def _failed(why: str, details: str, run_dir: Path) -> int:
             details = ""
         if "\n" in details:
             line += f"; more in {shortest(run_dir / ERROR)}"
-    print(f"error: {line}", file=sys.stderr)  # noqa: T201
-    return MISTAKE
+    complain("harness run", line)
+    return ExitCode.MISTAKE

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+import numpy.typing as npt
 
+from runtime.scheduler import Sequence
 from traces.schema import Trace
 
 
@@ -54,6 +57,27 @@ class Workload:
             choices = ", ".join(mode.value for mode in Arrivals)
             raise WorkloadError(f"workload.arrivals={arrivals}: no such mode; choose from {choices}")
         return cls(trace, Arrivals(arrivals), concurrency, warmup_s, prompt_seed)
+
+    def sequence(self, row: int, arrival_s: float, tokens: Callable[[], npt.NDArray[np.int32]]) -> Sequence:
+        """A request as the scheduler has it, its output length foretold.
+
+        Args:
+            row: Of the trace.
+            arrival_s: When it arrives, on the scheduler's clock.
+            tokens: Makes its prompt and its answer, one after the other.
+        """
+        trace = self.trace
+        return Sequence(
+            trace.request_id.item(row),
+            trace.prompt_tokens.item(row),
+            tokens,
+            trace.max_tokens.item(row),
+            foretold_tokens=trace.output_tokens.item(row),
+            priority=trace.priority.item(row),
+            deadline_s=arrival_s + trace.deadline_s.item(row),
+            session_id=trace.session_id.item(row),
+            client_id=trace.client_id.item(row),
+        )
 
     @property
     def at_once(self) -> int:

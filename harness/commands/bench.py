@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import pstats
 import resource
@@ -11,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
 from harness.report.terminal import table_console
 
 if TYPE_CHECKING:
@@ -35,18 +36,13 @@ _DEFAULTS = (
 _LENGTHS = "azure_conv_2023"
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Run the benchmark.
 
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(
-        prog="harness bench",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("bench", __doc__, _EXAMPLE)
     parser.add_argument("--requests", type=int, default=10_000, help="of the generated trace (10000)")
     parser.add_argument("--rate", type=float, default=6.0, help="requests per second (6)")
     parser.add_argument("--trace", help="a trace by name or path instead of the generated one")
@@ -64,7 +60,7 @@ def main(argv: list[str]) -> int:
     _report(simulation, len(trace), time.perf_counter() - began_s, cpu_s)
     if arguments.profile:
         _profile(_simulation(trace, arguments.overrides, leap=not arguments.no_leap))
-    return 0
+    return ExitCode.OK
 
 
 def _trace(name: str | None, requests: int, rate: float) -> Trace:

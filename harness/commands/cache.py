@@ -9,6 +9,8 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
 from harness.report.terminal import table_console
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ dotted path. belady is the clairvoyant bound, belady:horizon=N the same with a v
 """
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> ExitCode:
     """Compare eviction policies on a trace.
 
     Args:
@@ -96,15 +98,12 @@ def main(argv: Sequence[str]) -> int:
         share = f", {arguments.sample} of its sessions" if arguments.sample else ""
         plot_curves(cells, f"{trace.name}{share}: blocks of {samples[0].block_size} tokens", arguments.plot)
         console.print(f"Plot: {arguments.plot}", soft_wrap=True, markup=False)
-    return 0
+    return ExitCode.OK
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness cache",
-        description="Replay the prefix cache alone, without time, for many eviction policies and sizes.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "cache", "Replay the prefix cache alone, without time, for many eviction policies and sizes.", EXAMPLE
     )
     parser.add_argument("trace", metavar="TRACE", help="a file, or a name that `trace list` shows")
     parser.add_argument("--policies", default=POLICIES, metavar="A,B", help=f"eviction policies ({POLICIES})")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.commands.parser import command_parser
+from harness.complaint import complain
+from harness.exit_code import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,21 +29,16 @@ Overrides are those of harness run; the engine is that of backend=runtime. Ctrl-
 measured. Host stages are those of token-id requests without HTTP (backend.client=direct). from=FILE measures nothing:
 it fits the roofline's parameters to the requests of a run, ours or another tool's, and tells its error on others.
 """
-_SAY_EVERY_S = 15.0  # where the output is no terminal
+_SAY_EVERY_S = 2.0  # where the output is no terminal
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Measure, save, and show what was measured.
 
     Returns:
         0, or 1 where the engine failed.
     """
-    parser = argparse.ArgumentParser(
-        prog="harness calibrate",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("calibrate", __doc__, _EXAMPLE)
     parser.add_argument(
         "--out", type=Path, help="directory of the profile (profiles/HARDWARE_MODEL_tpN), or JSON file of a fit"
     )
@@ -56,15 +54,15 @@ def main(argv: list[str]) -> int:
         return _fit(Path(sources[-1]), arguments, console)
     out, profile, calibration = _calibrate(arguments, console, _said(arguments))
     if not profile.steps:
-        print("error: nothing was measured; give it more time, --seconds 180", file=sys.stderr)  # noqa: T201
-        return 1
+        complain("harness calibrate", "nothing was measured; give it more time, --seconds 180")
+        return ExitCode.FAILED
     _show(profile, console)
     took = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in calibration.took_s.items())
     console.print(f"Time: {took}", markup=False)
     console.print(f"Profile: {out}; use it by cost=profile cost.path={out}", markup=False)
     for failure in calibration.failures:
-        print(f"error: not measured: {failure}", file=sys.stderr)  # noqa: T201
-    return 1 if calibration.failures else 0
+        complain("harness calibrate", f"not measured: {failure}")
+    return ExitCode.FAILED if calibration.failures else ExitCode.OK
 
 
 def _said(arguments: argparse.Namespace) -> str:
@@ -108,7 +106,7 @@ def _calibrate(
         return out, calibration.run(), calibration
 
 
-def _fit(source: Path, arguments: argparse.Namespace, console: Console) -> int:
+def _fit(source: Path, arguments: argparse.Namespace, console: Console) -> ExitCode:
     from harness.calibrate.observed import fit_file, fit_tables, write_fit
     from harness.compose import compose
 
@@ -122,7 +120,7 @@ def _fit(source: Path, arguments: argparse.Namespace, console: Console) -> int:
     if arguments.out is not None:
         write_fit(found, arguments.out)
         console.print(f"Fit: {arguments.out}", markup=False)
-    return 0
+    return ExitCode.OK
 
 
 def _show(profile: MeasuredProfile, console: Console) -> None:
@@ -152,8 +150,8 @@ def _show(profile: MeasuredProfile, console: Console) -> None:
     table = Table(title="the cost model at measured steps that it was not told of")
     for column in ("", "points", "median error %", "p95 %", "median with its sign %"):
         table.add_column(column, justify="right" if column else "left")
-    for kind in ("prefill", "decode", "mixed", "all"):
-        found = checked if kind == "all" else checked.of(kind)
+    kinds_found = {kind: checked.of(kind) for kind in ("prefill", "decode", "mixed")}
+    for kind, found in (kinds_found | {"all": checked, "corners, extrapolated": checked.corners}).items():
         if len(found.errors):
             figures = (f"{found.median * 100:.1f}", f"{found.p95 * 100:.1f}", f"{found.bias * 100:+.1f}")
             table.add_row(kind, str(len(found.errors)), *figures)

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.report.terminal import table_console
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
+from harness.report.terminal import UNKNOWN, figure, table_console
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -31,7 +33,7 @@ CAME = 0.9  # of the rate asked for; a trace of sessions that lasts too short ca
 SHORT = 20  # a trace that lasts fewer times the SLO's longest limit may end before a queue has grown
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Find capacities.
 
     Returns:
@@ -71,16 +73,11 @@ def main(argv: list[str]) -> int:
 
         plot_attainment(found, f"{common}\n{slo}", arguments.plot)
         console.print(f"Plot: {arguments.plot}", markup=False)
-    return 0 if all(search.best and search.above for search in searches) else 1
+    return ExitCode.OK if all(search.best and search.above for search in searches) else ExitCode.FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness capacity",
-        description="Find the highest rate at which enough requests meet the SLO.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("capacity", "Find the highest rate at which enough requests meet the SLO.", _EXAMPLE)
     parser.add_argument("overrides", nargs="+", metavar="KNOB=VALUE", help="of the configuration; slo= is needed")
     parser.add_argument(
         "--over", action="append", default=[], metavar="KNOB=A,B", help="repeat the search for each of these values"
@@ -154,18 +151,18 @@ def _table(cells: list[GridCell], names: list[str], searches: list[Search]) -> T
         best, above, capacity = search.best, search.above, search.capacity
         if best is None:
             rate = "none" if above is None else f"< {above.rate:.3g}"
-            table.add_row(name, rate, *["-"] * 6, _word(limiting(above)), "-", str(len(search.probes)))
+            table.add_row(name, rate, *[UNKNOWN] * 6, _word(limiting(above)), UNKNOWN, str(len(search.probes)))
             continue
         (low, high), lowest = search.interval(), min(probe.rate for probe in search.probes)
         table.add_row(
             name,
             f"> {best.rate:.3g}" if capacity is None else f"{capacity:.3g}",
-            "-" if capacity is None else f"{'< ' if low <= lowest else ''}{low:.3g} to {high:.3g}",
+            UNKNOWN if capacity is None else f"{'< ' if low <= lowest else ''}{low:.3g} to {high:.3g}",
             f"{(capacity or best.rate) / cell.config.tp:.3g}",
             f"{best.attainment:.1%}",
-            _figure(best.output_tokens_per_s),
-            _figure(best.ttft_p99_s, 1e3),
-            _figure(best.tpot_p99_s, 1e3),
+            figure(best.output_tokens_per_s, ",.0f"),
+            figure(best.ttft_p99_s, ",.0f", 1e3),
+            figure(best.tpot_p99_s, ",.0f", 1e3),
             _word(limiting(above)),
             f"{best.span_s:,.0f}",
             str(len(search.probes)),
@@ -241,9 +238,5 @@ def _common(cells: list[GridCell]) -> str:
     return ", ".join(str(values[0]) for values in told if len(set(values)) == 1)
 
 
-def _figure(value: float | None, scale: float = 1) -> str:
-    return "-" if value is None else f"{value * scale:,.0f}"
-
-
 def _word(limit: str | None) -> str:
-    return "-" if limit is None else limit.removesuffix("_s").upper()
+    return UNKNOWN if limit is None else limit.removesuffix("_s").upper()

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.report.terminal import table_console
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
+from harness.report.terminal import UNKNOWN, number, table_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ examples:
 FROM_SEND = {"ttft_s": "ttft_from_send_s", "e2e_s": "e2e_from_send_s"}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> ExitCode:
     """Compare runs with the first of them.
 
     Args:
@@ -64,9 +66,9 @@ def main(argv: Sequence[str]) -> int:
     console = table_console()
     console.print(_table(comparison))
     plotted = [f"Plot: {plot}"] if curves else []
-    for note in (_pairing(comparison), *comparison.notes, *(f"Skipped {each}" for each in skipped), *plotted):
+    for note in (comparison.pairing, *comparison.notes, *(f"Skipped {each}" for each in skipped), *plotted):
         console.print(note, soft_wrap=True, markup=False)
-    return 0
+    return ExitCode.OK
 
 
 def _with_results(paths: Sequence[Path]) -> tuple[list[Run | ImportedRun], list[str]]:
@@ -92,11 +94,8 @@ def _with_results(paths: Sequence[Path]) -> tuple[list[Run | ImportedRun], list[
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness compare",
-        description="Compare runs with the first: differences with 95 % bootstrap intervals, and a plot.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "compare", "Compare runs with the first: differences with 95 % bootstrap intervals, and a plot.", EXAMPLE
     )
     parser.add_argument(
         "runs",
@@ -121,37 +120,23 @@ def _table(comparison: Comparison) -> Table:
         table.add_column(name, justify="right", overflow="fold")
         table.add_column("difference", justify="right")
     for row in comparison.rows:
-        cells = [_number(row.cells[0].value)]
+        cells = [number(row.cells[0].value)]
         for cell in row.cells[1:]:
-            cells += [_number(cell.value), _difference(row, cell)]
+            cells += [number(cell.value), _difference(row, cell)]
         table.add_row(row.name, row.unit, *cells)
     return table
 
 
 def _difference(row: Row, cell: Cell) -> str:
     if cell.difference is None:
-        return "-"
-    text = _number(cell.difference, signed=True)
+        return UNKNOWN
+    text = number(cell.difference, "+")
     base = (cell.value or 0.0) - cell.difference
     if base and row.unit != "%":
         text += f" ({100 * cell.difference / base:+.1f} %)"
     if cell.interval is not None:
-        text += rf" \[{_number(cell.interval[0], signed=True)}, {_number(cell.interval[1], signed=True)}]"
+        text += rf" \[{number(cell.interval[0], '+')}, {number(cell.interval[1], '+')}]"
     if not cell.significant:
         return text
     better = (cell.difference < 0) == row.smaller_is_better
     return f"[green]{text}[/]" if better else f"[red]{text}[/]"
-
-
-def _number(value: float | None, *, signed: bool = False) -> str:
-    if value is None:
-        return "-"
-    return f"{value:{'+' if signed else ''},.{2 if abs(value) < 1000 else 0}f}"
-
-
-def _pairing(comparison: Comparison) -> str:
-    if all(comparison.paired):
-        return "Same trace: requests are paired by request_id."
-    if any(comparison.paired[1:]):
-        return "Paired by request_id where the trace is that of the first run."
-    return "Different traces: requests are not paired."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
 from harness.report.terminal import table_console
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ Exit code 1 where something has a problem, 0 where not: a note is worth knowing,
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Examine this machine and print what was found.
 
     Args:
@@ -43,16 +45,12 @@ def main(argv: list[str]) -> int:
         print(_as_json(findings))  # noqa: T201
     else:
         _show(findings)
-    return int(any(finding.verdict == "problem" for finding in findings))
+    problem = any(finding.verdict == "problem" for finding in findings)
+    return ExitCode.FAILED if problem else ExitCode.OK
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness doctor",
-        description="What on this machine may stop a run, and what to do about it.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("doctor", "What on this machine may stop a run, and what to do about it.", _EXAMPLES)
     parser.add_argument("--port", type=_port, help="that a server is to listen on: a problem where it is taken (8000)")
     parser.add_argument("--json", action="store_true", help="a list of findings: check, verdict, said, advice")
     return parser

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
-from harness.report.terminal import table_console
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
+from harness.report.terminal import UNKNOWN, table_console
 
 if TYPE_CHECKING:
     from harness.record import RunRecord
@@ -39,18 +40,13 @@ _DEFAULTS = (
 )
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Replay through each backend under each policy and compare.
 
     Returns:
         0 where all decide alike, 1 where not.
     """
-    parser = argparse.ArgumentParser(
-        prog="harness parity",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("parity", __doc__, _EXAMPLE)
     parser.add_argument("--policies", default=_POLICIES, help=f"bundles or parts to try, or all ({_POLICIES})")
     parser.add_argument("--backends", default=_BACKENDS, help=f"backends, the first is the measure ({_BACKENDS})")
     parser.add_argument("overrides", nargs="*", help="of the configuration, as for harness run")
@@ -73,7 +69,7 @@ def main(argv: list[str]) -> int:
             table.add_row(policy, backend, *_counts(record), verdict)
             first = first or record
     console.print(table)
-    return 0 if equal else 1
+    return ExitCode.OK if equal else ExitCode.FAILED
 
 
 def _policies(asked: str) -> list[str]:
@@ -118,7 +114,7 @@ def _verdict(first: RunRecord, other: RunRecord) -> str:
 def _counts(record: RunRecord) -> tuple[str, ...]:
     steps = record.steps
     if steps is None:
-        return ("-", "-", "-", "-")
+        return (UNKNOWN,) * 4
     cached = record.requests["cached_tokens"]
     return (
         f"{len(steps['start_s']):,}",

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,7 +24,7 @@ examples:
 """
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> ExitCode:
     """Write a report and say where it is.
 
     Args:
@@ -40,15 +43,12 @@ def main(argv: Sequence[str]) -> int:
         import webbrowser
 
         webbrowser.open(paths[0].resolve().as_uri())
-    return 0
+    return ExitCode.OK
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness report",
-        description="Make one HTML page, which works offline, of a run, of several overlaid, or of a sweep.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "report", "Make one HTML page, which works offline, of a run, of several overlaid, or of a sweep.", EXAMPLE
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or the directory of a sweep")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"where {PAGE} goes (the first RUN)")

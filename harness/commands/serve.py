@@ -7,11 +7,16 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from harness.commands.parser import command_parser
+from harness.complaint import complain
+from harness.exit_code import ExitCode
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
     from runtime.server.config import ServerConfig
+    from runtime.server.launch import ServerDiedError
 
 _DRAIN_S = 30.0
 _DEFAULTS = ("backend=runtime", "model=tiny", "hardware=cpu", "policy=vllm", "engine.page_size=16")
@@ -33,7 +38,7 @@ Overrides are those of harness run: policy, engine.pages, engine.max_context, ba
 """
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Serve until interrupted.
 
     Args:
@@ -57,9 +62,9 @@ def main(argv: list[str]) -> int:
     except ServerError as error:
         raise ConfigError(str(error)) from error
     except ServerDiedError as error:
-        return _say(f"error: {error}", 1)
+        return _died(error)
     model = server.config.model
-    _say(f"serving {model} at {server.url}/v1 (Ctrl-C ends it, after what is being answered)")
+    sys.stderr.write(f"serving {model} at {server.url}/v1 (Ctrl-C ends it, after what is being answered)\n")
     try:
         if arguments.shell:
             from harness.commands.shell import chat
@@ -68,27 +73,26 @@ def main(argv: list[str]) -> int:
         else:
             server.wait()
     except ServerDiedError as error:
-        return _say(f"error: {error}", 1)
+        return _died(error)
     except KeyboardInterrupt:
         pass
     return _stop(server.stop)
 
 
-def _stop(stop: Callable[[float], None]) -> int:
+def _stop(stop: Callable[[float], None]) -> ExitCode:
     try:
         stop(_DRAIN_S)
     except KeyboardInterrupt:
         stop(0.0)
         raise
-    return 0
+    return ExitCode.OK
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness serve",
-        description="An OpenAI-compatible server: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "serve",
+        "An OpenAI-compatible server: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics",
+        _EXAMPLES,
     )
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"besides {' '.join(_DEFAULTS)}")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
@@ -136,6 +140,6 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _say(line: str, code: int = 0) -> int:
-    sys.stderr.write(line + "\n")
-    return code
+def _died(error: ServerDiedError) -> ExitCode:
+    complain("harness serve", str(error))
+    return ExitCode.FAILED

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
 from harness.report.terminal import shortest, table_console
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ there already are not run again, whichever command wrote them to the same --out.
 """
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Run a sweep, or what is left of one.
 
     Returns:
@@ -61,16 +63,13 @@ def main(argv: list[str]) -> int:
             _warn(changed, directory, console)  # again: the table has pushed it away
     if interrupted:
         console.print("Interrupted: what has ended is kept, and the same command goes on.", style="bold")
-        return 130
-    return 1 if open_tasks(tasks, retry=True) else 0
+        return ExitCode.INTERRUPTED
+    return ExitCode.FAILED if open_tasks(tasks, retry=True) else ExitCode.OK
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness sweep",
-        description="Run every combination of some knobs' values, keep each, and end with one table.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "sweep", "Run every combination of some knobs' values, keep each, and end with one table.", _EXAMPLE
     )
     parser.add_argument("overrides", nargs="+", metavar="KNOB=VALUES", help="of the configuration")
     parser.add_argument(

@@ -8,7 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.report.terminal import UNKNOWN, table_console
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
+from harness.report.terminal import UNKNOWN, figure, table_console
 from traces import catalog, transforms
 from traces.errors import TraceError
 from traces.load import bundled, load
@@ -64,7 +66,7 @@ example (a length or a time is SHAPE:KNOB=NUMBER:...):
 """
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> ExitCode:
     """Run one of the trace commands.
 
     Args:
@@ -75,14 +77,11 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     arguments.run(arguments)
-    return 0
+    return ExitCode.OK
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness trace", description="Look at request traces, make them, get them.", epilog=STATS_EXAMPLE
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_parser("trace", "Look at request traces, make them, get them.", STATS_EXAMPLE)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, about: str, example: str) -> argparse.ArgumentParser:
@@ -356,8 +355,8 @@ def _tables(stats: Stats) -> Iterator[Table]:
 def _facts(stats: Stats) -> Iterator[tuple[str, str]]:
     yield "requests", f"{stats.requests:,}"
     yield "duration (s)", f"{stats.duration_s:,.1f}"
-    yield "rate (requests per second)", _known(stats.rate, ".2f")
-    yield "burstiness (CV of inter-arrival)", _known(stats.burstiness_cv, ".2f")
+    yield "rate (requests per second)", figure(stats.rate)
+    yield "burstiness (CV of inter-arrival)", figure(stats.burstiness_cv)
     if stats.sessions:
         yield "sessions", f"{stats.sessions:,}, {stats.turns:.2f} requests each"
     else:
@@ -371,12 +370,8 @@ def _facts(stats: Stats) -> Iterator[tuple[str, str]]:
     yield "ideal prefix hit ratio", _percent(stats.ideal_hit_ratio)
 
 
-def _known(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else UNKNOWN
-
-
 def _percent(ratio: float) -> str:
-    return _known(100 * ratio, ".1f") + " %" if math.isfinite(ratio) else UNKNOWN
+    return f"{100 * ratio:.1f} %" if math.isfinite(ratio) else UNKNOWN
 
 
 def _size(size_bytes: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from harness.commands.parser import command_parser
+from harness.exit_code import ExitCode
 from harness.report.terminal import table_console
 
 if TYPE_CHECKING:
@@ -39,18 +40,13 @@ _SHOWN = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
 _ALSO = ("requests_per_s", "output_tokens_per_s", "hit_ratio", "prefill_step_s", "decode_step_s", "mixed_step_s")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Replay, compare, show and write.
 
     Returns:
         0.
     """
-    parser = argparse.ArgumentParser(
-        prog="harness validate",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("validate", __doc__, _EXAMPLE)
     parser.add_argument("--backends", default="sim", help="twins of the runtime: sim, emulate (sim)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of the real server (3)")
     parser.add_argument("--out", type=Path, help="directory for tables and pictures (runs/DAY/TIME_validation)")
@@ -94,7 +90,7 @@ def main(argv: list[str]) -> int:
     _show_all(found, console)
     (out / _PAGE).write_text(page(found))
     console.print(f"Tables and pictures: {out}; as Markdown: {out / _PAGE}", markup=False, soft_wrap=True)
-    return 0
+    return ExitCode.OK
 
 
 def _show_all(found: dict[str, Validation], console: Console) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import huber
 
 from harness.backends.sim import server_model
 from harness.config import ConfigError, ExperimentConfig
@@ -247,9 +248,7 @@ class _Search:
         return tuple(found)
 
     def _loss(self, point: FloatArray, residuals: FloatArray, typical: float) -> float:
-        size = np.abs(residuals)
-        huber = np.where(size <= typical, size**2, typical * (2 * size - typical)).mean()
-        return float(huber + _PULL * ((point - self.start) ** 2).sum())
+        return float(2 * huber(typical, residuals).mean() + _PULL * ((point - self.start) ** 2).sum())
 
     def _look(self, point: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Log ratios of simulated to observed seconds, of the requests that take part, and their slopes.

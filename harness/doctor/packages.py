@@ -17,7 +17,7 @@ Installed = Callable[[str], str | None]
 
 OUR_NAME = "servetwin"
 _OLDEST = (3, 11)
-_COMPILED = ("numpy", "msgspec", "pyarrow", "pandas")
+_COMPILED = ("numpy", "msgspec", "pyarrow", "pandas", "scipy")
 _FOR_EXTRA = {
     "runtime": "backend=runtime, emulate and endpoint, harness serve",
     "cuda": "FlashInfer attention on a GPU",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.metrics.difference import independent_difference, mean_difference, quantile_difference
+from harness.metrics.importers.exported import scaled
 from harness.metrics.importers.imported import ImportedRun
 from harness.metrics.sample import Sample
 from harness.metrics.schema import NULL, ended_ok, select
@@ -78,6 +79,15 @@ class Comparison:
     paired: tuple[bool, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+
+    @property
+    def pairing(self) -> str:
+        """Which requests the differences are paired by, for the reader."""
+        if all(self.paired):
+            return "Same trace: requests are paired by request_id."
+        if any(self.paired[1:]):
+            return "Paired by request_id where the trace is that of the first run."
+        return "Different traces: requests are not paired."
 
 
 def compare(runs: Sequence[Run | ImportedRun]) -> Comparison:
@@ -194,7 +204,7 @@ def _latency_row(
 ) -> Row:
     """A row whose values are taken from the summary where the requests are not known."""
     filled = [
-        _scaled(run.summary["metrics"][column][statistic], 1e3) if run.columns is None else point
+        scaled(run.summary["metrics"][column][statistic], 1e3) if run.columns is None else point
         for run, point in zip(runs, points, strict=True)
     ]
     return Row(f"{metric} {statistic}", "ms", smaller_is_better=True, cells=_cells(filled, intervals))
@@ -205,7 +215,7 @@ def _itl_rows(runs: Sequence[Run | ImportedRun]) -> list[Row]:
     metrics = [run.summary["metrics"]["itl_s"] for run in runs]
     rows = []
     for statistic in ("mean", *QUANTILES):
-        points = [_scaled(metric[statistic], 1e3) for metric in metrics]
+        points = [scaled(metric[statistic], 1e3) for metric in metrics]
         known = [_interval_ms(metric["ci95"][statistic]) for metric in metrics]
         intervals = [_independent((points[0], known[0]), other) for other in zip(points, known, strict=True)]
         rows.append(Row(f"ITL {statistic}", "ms", smaller_is_better=True, cells=_cells(points, intervals)))
@@ -275,10 +285,6 @@ def _cells(points: Sequence[float | None], intervals: Sequence[Interval | None] 
         interval = intervals[position] if intervals and known else None
         cells.append(Cell(point, point - first if point is not None and first is not None else None, interval))
     return tuple(cells)
-
-
-def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else value * scale
 
 
 def run_names(runs: Sequence[Run | ImportedRun]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.complaint import first_line
 from harness.metrics.schema import (
     LIST_KINDS,
     NULL,
@@ -130,7 +131,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path}: not JSON ({_first_line(error)})") from error
+        raise RunError(f"{path}: not JSON ({first_line(error)})") from error
     if not isinstance(summary, dict) or "metrics" not in summary:
         raise RunError(f"{path}: not the summary of a run (it has no 'metrics')")
     return summary
@@ -233,7 +234,7 @@ class Run:
         try:
             return pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
-            raise RunError(f"{path}: not a Parquet file that can be read ({_first_line(error)})") from error
+            raise RunError(f"{path}: not a Parquet file that can be read ({first_line(error)})") from error
 
 
 def _to_arrow(column: Column, columns: Columns) -> pa.Array:
@@ -361,11 +362,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # YAML's and OmegaConf's errors share no base
-        raise RunError(f"{path}: not a configuration ({_first_line(error)})") from error
+        raise RunError(f"{path}: not a configuration ({first_line(error)})") from error
     if not isinstance(config, dict):
         raise RunError(f"{path}: not a configuration (its top level is no mapping)")
     return {str(key): value for key, value in config.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

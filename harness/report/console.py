@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.metrics.slo import limit_text
-from harness.report.terminal import UNKNOWN
+from harness.report.terminal import UNKNOWN, figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +46,8 @@ def final_block(summary: Mapping[str, Any]) -> str:
         *_goodput(summary["goodput"]),
         *_load(summary["load"]),
         "=" * WIDTH,
-        *_remarks(summary),
+        "TTFT, E2EL and goodput count from intended arrival, whatever the client's lag.",
+        *remarks(summary),
     ]
     return "\n".join(lines)
 
@@ -56,10 +57,10 @@ def final_line(summary: Mapping[str, Any]) -> str:
     metrics, throughput, goodput = summary["metrics"], summary["throughput"], summary["goodput"]
     said = [
         f"{summary['counts']['ok']:,} requests ok",
-        f"{_figure(throughput['requests_per_s'])} req/s",
-        *([f"goodput {_figure(goodput['requests_per_s'])} req/s"] if goodput["limits"] else []),
-        f"TTFT p50 {_figure(metrics['ttft_s']['p50'], 1e3)} p99 {_figure(metrics['ttft_s']['p99'], 1e3)} ms",
-        f"TPOT p50 {_figure(metrics['tpot_s']['p50'], 1e3)} ms",
+        f"{figure(throughput['requests_per_s'])} req/s",
+        *([f"goodput {figure(goodput['requests_per_s'])} req/s"] if goodput["limits"] else []),
+        f"TTFT p50 {figure(metrics['ttft_s']['p50'], scale=1e3)} p99 {figure(metrics['ttft_s']['p99'], scale=1e3)} ms",
+        f"TPOT p50 {figure(metrics['tpot_s']['p50'], scale=1e3)} ms",
         *(["DEGRADED"] if summary["load"]["degraded"] else []),
         *(["INCOMPLETE"] if not summary["complete"] else []),
     ]
@@ -136,17 +137,20 @@ def _load(load: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _remarks(summary: Mapping[str, Any]) -> list[str]:
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader must know to trust a run's figures.
+
+    Args:
+        summary: As :func:`harness.metrics.summary.summarize` gives it.
+    """
     metrics = summary["metrics"]
-    remarks = ["TTFT, E2EL and goodput count from intended arrival, whatever the client's lag."]
     few = [name.removesuffix("_s").upper() for name in ("ttft_s", "tpot_s") if metrics[name]["low_samples"]]
-    if few:
-        remarks.append(f"P99 of {' and '.join(few)} rests on fewer than 1,000 samples.")
+    found = [f"P99 of {' and '.join(few)} rests on fewer than 1,000 samples."] if few else []
     if summary["load"]["degraded"]:
-        remarks.append("DEGRADED: the client sent late; its own lag is part of what is measured.")
+        found.append("DEGRADED: the client sent late; its own lag is part of what is measured.")
     if not summary["complete"]:
-        remarks.append("INCOMPLETE: the run was interrupted; these are the requests measured so far.")
-    return remarks
+        found.append("INCOMPLETE: the run was interrupted; these are the requests measured so far.")
+    return found
 
 
 def _line(label: str, value: float | None, scale: float = 1) -> str:
@@ -155,12 +159,8 @@ def _line(label: str, value: float | None, scale: float = 1) -> str:
     elif isinstance(value, int) and scale == 1:
         text = str(value)
     else:
-        text = _figure(value, scale)
+        text = figure(value, scale=scale)
     return f"{label:<{LABEL_WIDTH}} {text:<10}".rstrip()
-
-
-def _figure(value: float | None, scale: float = 1) -> str:
-    return UNKNOWN if value is None else f"{value * scale:.2f}"
 
 
 def _rule(title: str, fill: str) -> str:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 
 from harness.metrics.compare import CompareError, compare, run_names
 from harness.metrics.files import CONFIG, RunError, at, load_run
+from harness.report.console import remarks
 from harness.report.series import page_series
 from harness.report.sweep import Cell, failed_cells, flat, is_run, load_cells, varied
 from harness.report.sweep_page import sweep_data
-from harness.report.terminal import UNKNOWN
+from harness.report.terminal import UNKNOWN, figure, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from harness.metrics.compare import Cell as Figure
-    from harness.metrics.compare import Comparison
     from harness.metrics.compare import Row as FigureRow
     from harness.metrics.files import Run
     from harness.metrics.summary import Json
@@ -131,27 +131,16 @@ def _summary(names: Sequence[str], summaries: Sequence[Json]) -> str:
     for label, path, scale, form in _SUMMARY:
         values = [at(summary, path) for summary in summaries]
         if any(value is not None for value in values):
-            rows.append([label, *(UNKNOWN if value is None else format(value * scale, form) for value in values)])
+            rows.append([label, *(figure(value, form, scale) for value in values)])
     said: dict[str, list[str]] = {}
     for name, summary in zip(names, summaries, strict=True):
-        for remark in _remarks(summary):
+        of_trace = [f"Trace: {note}" for note in summary.get("trace", {}).get("notes", [])]
+        for remark in [*remarks(summary), *of_trace]:
             said.setdefault(remark, []).append(name)
     notes = [
         remark if len(holders) == len(names) else f"{', '.join(holders)}: {remark}" for remark, holders in said.items()
     ]
     return _section("summary", "Summary", _table(["", *names], rows) + _paragraphs(notes))
-
-
-def _remarks(summary: Json) -> list[str]:
-    """What a reader must know to trust a run's figures."""
-    remarks = []
-    if not summary.get("complete"):
-        remarks.append("Incomplete: the run was interrupted; these are the requests measured so far.")
-    if summary["load"]["degraded"]:
-        remarks.append("Degraded: the client sent late; its own lag is part of what is measured.")
-    if summary["metrics"]["ttft_s"]["low_samples"]:
-        remarks.append("A p99 here rests on fewer than 1,000 samples.")
-    return remarks + [f"Trace: {note}" for note in summary.get("trace", {}).get("notes", [])]
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
@@ -163,32 +152,24 @@ def _differences(runs: Sequence[Run]) -> list[str]:
         return [_section("differences", "Differences to the first run", _paragraphs([str(error)]))]
     first, *others = comparison.names
     rows = [
-        [f"{row.name} ({row.unit})", _number(row.cells[0].value), *(_difference(row, cell) for cell in row.cells[1:])]
+        [f"{row.name} ({row.unit})", number(row.cells[0].value), *(_difference(row, cell) for cell in row.cells[1:])]
         for row in comparison.rows
     ]
-    notes = [_pairing(comparison), *comparison.notes]
+    how = "Bootstrap intervals; ▲ better, ▼ worse, where the interval leaves out zero."
+    notes = [comparison.pairing, how, *comparison.notes]
     table = _table(["", first, *(f"{name}: difference [95 % interval]" for name in others)], rows)
     return [_section("differences", "Differences to the first run", table + _paragraphs(notes))]
-
-
-def _pairing(comparison: Comparison) -> str:
-    paired = "requests are paired by request_id" if all(comparison.paired) else "not all runs are of one trace"
-    return f"Bootstrap intervals; {paired}. ▲ better, ▼ worse, where the interval leaves out zero."
 
 
 def _difference(row: FigureRow, cell: Figure) -> str:
     if cell.difference is None:
         return UNKNOWN
-    text = _number(cell.difference, "+")
+    text = number(cell.difference, "+")
     if cell.interval is not None:
-        text += f" [{_number(cell.interval[0], '+')}, {_number(cell.interval[1], '+')}]"
+        text += f" [{number(cell.interval[0], '+')}, {number(cell.interval[1], '+')}]"
     if not cell.significant:
         return text
     return text + (" ▲" if (cell.difference < 0) == row.smaller_is_better else " ▼")
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return UNKNOWN if value is None else f"{value:{sign},.{2 if abs(value) < 1000 else 0}f}"
 
 
 def _configuration(names: Sequence[str], runs: Sequence[Run]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.metrics.stages import STAGES
 from harness.report.figure import COLOURS, duration
 
 if TYPE_CHECKING:
@@ -11,26 +12,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-# From one moment to the next: the column where it ends, and what happens until then.
-STAGES = {
-    "sent_s": "client is late",
-    "received_s": "way to the server",
-    "tokenized_s": "tokenizer",
-    "queued_s": "way to the scheduler",
-    "scheduled_s": "waits in the queue",
-    "first_token_s": "prefill",
-    "last_token_s": "decode",
-    "detokenized_s": "detokenizer",
-    "sent_back_s": "way to the API server",
-    "client_last_token_s": "way to the client",
-}
-
-
-_COLOURS = {
-    "waits in the queue": COLOURS[4],
-    "prefill": COLOURS[1],
-    "decode": COLOURS[2],
-}  # the others are messages' ways
+_COLOURS = {"queue": COLOURS[4], "prefill": COLOURS[1], "decode": COLOURS[2]}  # the others are messages' ways
 
 
 def stages(request: Mapping[str, Any]) -> list[tuple[str, float, float]]:
@@ -44,8 +26,8 @@ def stages(request: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """
     arrival_s = float(request["arrival_s"])
     found, before_s = [], 0.0
-    for moment, name in STAGES.items():
-        end_s = float(request[moment]) - arrival_s
+    for name, _, end in STAGES:
+        end_s = float(request[end]) - arrival_s
         if end_s == end_s:
             found.append((name, before_s, end_s))
             before_s = end_s

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.complaint import first_line
 from harness.metrics.files import STEPS, RunError
 from harness.metrics.schema import NULL, PHASES, ended_ok, select
+from harness.metrics.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,18 +29,6 @@ LATENCIES = {
     "tpot_s": "Time per output token",
     "e2e_s": "End-to-end latency",
     "queue_s": "Time in the queue",
-}
-STAGES = {  # of the waterfall: from one moment to the next
-    "send lag": ("arrival_s", "sent_s"),
-    "to API server": ("sent_s", "received_s"),
-    "tokenize": ("received_s", "tokenized_s"),
-    "to scheduler": ("tokenized_s", "queued_s"),
-    "queue": ("queued_s", "scheduled_s"),
-    "prefill": ("scheduled_s", "first_token_s"),
-    "decode": ("first_token_s", "last_token_s"),
-    "detokenize": ("last_token_s", "detokenized_s"),
-    "send back": ("detokenized_s", "sent_back_s"),
-    "to client": ("sent_back_s", "client_last_token_s"),
 }
 _STEP_COLUMNS = (
     "start_s",
@@ -71,7 +61,7 @@ def page_series(runs: Sequence[Run]) -> dict[str, Any]:
         "latency": _distributions(tables),
         "time": _over_time(tables, steps, scale, unit),
         "phases": [None if each is None else _phases(each) for each in steps],
-        "stages": list(STAGES),
+        "stages": [stage.name for stage in STAGES],
         "waterfalls": [_waterfall(table) for table in tables],
     }
 
@@ -94,7 +84,7 @@ def read_steps(run: Run) -> dict[str, Array] | None:
     try:
         table = pq.read_table(path, columns=list(_STEP_COLUMNS))
     except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{path}: not a table of steps that can be read ({str(error).splitlines()[0]})") from error
+        raise RunError(f"{path}: not a table of steps that can be read ({first_line(error)})") from error
     if not table.num_rows:
         return None
     columns: dict[str, Array] = {}
@@ -265,10 +255,10 @@ def _waterfall(table: Columns) -> dict[str, list[dict[str, Any]]]:
 
 def _life(table: Columns, row: int) -> dict[str, Any]:
     arrival_s = table["arrival_s"][row]
-    ms = {stage: [_round((table[moment][row] - arrival_s) * 1e3) for moment in ends] for stage, ends in STAGES.items()}
+    ends = [(table[stage.start][row], table[stage.end][row]) for stage in STAGES]
     counts = {name: int(table[name][row]) for name in ("request_id", "prompt_tokens", "cached_tokens", "output_tokens")}
     return counts | {
-        "stages": list(ms.values()),
+        "stages": [[_round((moment_s - arrival_s) * 1e3) for moment_s in moments_s] for moments_s in ends],
         "first_ms": _round((table["client_first_token_s"][row] - arrival_s) * 1e3),
     }
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import gzip
 import heapq
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from harness.metrics.files import RunError
 from harness.metrics.schema import NULL, PHASES, STATUSES
+from harness.metrics.stages import Stage, span, stage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,36 +37,22 @@ NS = 1e9
 LATEST_S = 9e9  # that 64 bits of nanoseconds hold, some 285 years; what comes later is drawn there
 STEPS_LANE, FATES_LANE, FIRST_LANE = 1, 2, 3
 
-PROCESSES = ("client", "API server", "tokenizer", "scheduler", "engine", "detokenizer")
-
-
-class Stage(NamedTuple):
-    """A stretch of a request's life, in the process that holds it then."""
-
-    name: str
-    process: str
-    start: str
-    end: str
-
-
-OUTER = (
-    Stage("request", "client", "sent_s", "client_last_token_s"),
-    Stage("serve", "API server", "received_s", "sent_back_s"),
-    Stage("tokenize", "tokenizer", "received_s", "tokenized_s"),
-    Stage("queue", "scheduler", "queued_s", "scheduled_s"),
-    Stage("run", "engine", "scheduled_s", "last_token_s"),
-    Stage("detokenize", "detokenizer", "last_token_s", "detokenized_s"),
-)
-INNER = {  # stages within one of OUTER, drawn below it
-    "request": (
-        Stage("to first token", "client", "sent_s", "client_first_token_s"),
-        Stage("stream", "client", "client_first_token_s", "client_last_token_s"),
-    ),
-    "run": (
-        Stage("prefill", "engine", "scheduled_s", "first_token_s"),
-        Stage("decode", "engine", "first_token_s", "last_token_s"),
-    ),
+OUTER = {  # what holds a request in each process of the server
+    "client": span("request", "to the API server", "to the client"),
+    "API server": span("serve", "tokenize", "send back"),
+    "tokenizer": stage("tokenize"),
+    "scheduler": stage("queue"),
+    "engine": span("run", "prefill", "decode"),
+    "detokenizer": stage("detokenize"),
 }
+INNER = {  # parts of that, drawn below it
+    "client": (
+        Stage("to first token", "sent_s", "client_first_token_s"),
+        Stage("stream", "client_first_token_s", "client_last_token_s"),
+    ),
+    "engine": (stage("prefill"), stage("decode")),
+}
+PROCESSES = tuple(OUTER)
 
 
 class Event(msgspec.Struct, omit_defaults=True):
@@ -138,19 +126,20 @@ def _nanoseconds(times_s: Array) -> Array:
 
 
 def _request_events(requests: Columns, rows: Array) -> list[Event]:
-    moments = {name for stage in (*OUTER, *(inner for each in INNER.values() for inner in each)) for name in stage[2:]}
+    drawn = (*OUTER.values(), *chain(*INNER.values()))
+    moments = {moment for each in drawn for moment in (each.start, each.end)}
     # Whole nanoseconds, so that slices that touch do not overlap by a rounding.
     ns = {name: _nanoseconds(requests[name][rows]) for name in moments}
     lists = {name: values.tolist() for name, values in ns.items()}
     about = _about(requests, rows)
     events: list[Event] = []
-    for stage in OUTER:
-        pid, inner = _pid(stage.process), INNER.get(stage.name, ())
+    for process, outer in OUTER.items():
+        pid, inner = _pid(process), INNER.get(process, ())
         lanes: list[tuple[int, int]] = []  # (free from, lane)
-        start_ns, end_ns = lists[stage.start], lists[stage.end]
+        start_ns, end_ns = lists[outer.start], lists[outer.end]
         lane_count = 0
-        order = np.argsort(ns[stage.start], kind="stable")
-        known = (ns[stage.start] >= 0) & (ns[stage.end] >= ns[stage.start])
+        order = np.argsort(ns[outer.start], kind="stable")
+        known = (ns[outer.start] >= 0) & (ns[outer.end] >= ns[outer.start])
         for row in order[known[order]].tolist():
             if lanes and lanes[0][0] <= start_ns[row]:
                 _, lane = heapq.heappop(lanes)
@@ -159,7 +148,7 @@ def _request_events(requests: Columns, rows: Array) -> list[Event]:
                 lane_count += 1
             heapq.heappush(lanes, (end_ns[row], lane))
             identity, args = about[row]
-            events.append(_slice(f"{stage.name} {identity}", pid, lane, start_ns[row], end_ns[row], args))
+            events.append(_slice(f"{outer.name} {identity}", pid, lane, start_ns[row], end_ns[row], args))
             for part in inner:
                 begin, end = lists[part.start][row], lists[part.end][row]
                 if start_ns[row] <= begin <= end <= end_ns[row]:

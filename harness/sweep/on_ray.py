@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from harness.complaint import first_line
 from harness.config import ConfigError
 from harness.sweep.cell import CellTask, Status, run_cell, status_of
 
@@ -49,7 +50,7 @@ def run_on_ray(tasks: Sequence[CellTask], address: str) -> Iterator[Status]:
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"--ray {address}: no cluster answers ({_first_line(error)}); `ray start --head` begins one, or --ray local"
+            f"--ray {address}: no cluster answers ({first_line(error)}); `ray start --head` begins one, or --ray local"
         ) from None
     try:
         remote = ray.remote(run_cell)
@@ -77,9 +78,7 @@ def _status(ray: Any, reference: Any, task: CellTask, address: str) -> Status:
     try:
         status: Status = ray.get(reference)
     except ray.exceptions.RayError as error:
-        raise ConfigError(
-            f"--ray {address}: {_first_line(error)}; what has ended is kept, run the same again"
-        ) from None
+        raise ConfigError(f"--ray {address}: {first_line(error)}; what has ended is kept, run the same again") from None
     if status is not status_of(task.directory):
         raise ConfigError(
             f"--out {task.directory}: the machine that ran this cell has another; name one that all share"
@@ -89,7 +88,3 @@ def _status(ray: Any, reference: Any, task: CellTask, address: str) -> Status:
 
 def _gpus(task: CellTask) -> int:
     return task.config.tp if task.config.backend.get("device") == "cuda" else 0
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -109,12 +109,8 @@ def _error(metric: str, statistic: str, real: float | None, twin: float | None) 
 
 def rank_correlation(one: Any, other: Any) -> float:
     """Spearman's rank correlation of two samples; equal values share their mean rank. NaN where one is constant."""
-    ranks = [_ranks(values) for values in (one, other)]
-    if any(len(rank) < 2 or np.ptp(rank) == 0 for rank in ranks):
+    if any(len(values) < 2 or np.ptp(values) == 0 for values in (one, other)):
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    from scipy.stats import spearmanr  # three quarters of a second, which only a validation waits for
 
-
-def _ranks(values: Any) -> Any:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[place]
+    return float(spearmanr(one, other).statistic)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.metrics.schema import ended_ok
-from harness.report.terminal import UNKNOWN
+from harness.report.terminal import UNKNOWN, figure
 from harness.validate.sources import Steps
 from harness.validate.validation import Finding, Validation
 
@@ -85,7 +85,7 @@ def _sources(name: str, found: Validation, finding: Finding) -> list[str]:
         row.append(", ".join(_percent(left.get((metric, "mean"))) for metric in ("ttft_s", "e2e_s")))
         steps = f"{len(found.steps.shapes):,} steps"
         row.append(f"{steps}: identical" if found.steps.difference is None else f"parts: {found.steps.difference}")
-    row.append(UNKNOWN if np.isnan(finding.speed) else f"{finding.speed:,.0f}")
+    row.append(figure(finding.speed, ",.0f"))
     return row
 
 
@@ -113,7 +113,7 @@ def _of_kind(steps: Steps, kind: str) -> str:
 
 
 def _percent(error: float | None) -> str:
-    return UNKNOWN if error is None or np.isnan(error) else f"{error * 100:+.1f}"
+    return figure(error, "+.1f", 100)
 
 
 def _table(heads: Iterable[str], words: int, rows: Iterable[list[str]]) -> str:

@@ -8,6 +8,7 @@ decision must be the same: what is left is a difference of the code, not of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def replay_recorded(
     sequences: dict[int, Sequence] = {}
 
     def arrive(row: int) -> Arrive:
-        sequences[row] = _sequence(workload, prompts, row, recorded.requests["arrival_s"].item(row))
+        arrival_s = recorded.requests["arrival_s"].item(row)
+        sequences[row] = workload.sequence(row, arrival_s, partial(prompts.dialogue, row))
         return Arrive(sequences[row])
 
     steps = recorded.steps
@@ -188,21 +190,6 @@ def _arrivals(requests: dict[str, Any]) -> _Arrivals:
     rows = rows[np.lexsort((requests["tokenized_s"][rows], queued_s[rows]))]
     turns = np.split(rows, np.flatnonzero(np.diff(queued_s[rows])) + 1) if len(rows) else []
     return _Arrivals((queued_s.item(turn[0]), turn.tolist()) for turn in turns)
-
-
-def _sequence(workload: Workload, prompts: PromptMaker, row: int, arrival_s: float) -> Sequence:
-    trace = workload.trace
-    return Sequence(
-        trace.request_id.item(row),
-        trace.prompt_tokens.item(row),
-        lambda: np.concatenate((prompts.prompt(row), prompts.output(row))),
-        trace.max_tokens.item(row),
-        foretold_tokens=trace.output_tokens.item(row),
-        priority=trace.priority.item(row),
-        deadline_s=arrival_s + trace.deadline_s.item(row),
-        session_id=trace.session_id.item(row),
-        client_id=trace.client_id.item(row),
-    )
 
 
 def _timing(steps: dict[str, Any], step: int) -> StepTiming:

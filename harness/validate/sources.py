@@ -15,6 +15,7 @@ from harness.cost.profile import Origin, ProfileCost
 from harness.cost.shape import CostModel, StepShape
 from harness.decisions import Difference, first_difference
 from harness.metrics.schema import ended_ok
+from harness.metrics.stages import span, stage
 from harness.record import RunRecord
 from harness.simulator.engine import Shapes
 from harness.simulator.simulation import Simulation
@@ -27,19 +28,16 @@ from runtime.scheduler import Batch
 
 FloatArray = npt.NDArray[np.float64]
 
-# A request's way, from one moment to the next; together they are its E2E.
-_STAGES = {
-    "to token ids": ("arrival_s", "tokenized_s"),
-    "to the scheduler": ("tokenized_s", "queued_s"),
-    "queue": ("queued_s", "scheduled_s"),
-    "prefill": ("scheduled_s", "first_token_s"),
-    "decode": ("first_token_s", "last_token_s"),
-    "to the client": ("last_token_s", "client_last_token_s"),
-}
+# What a twin models of a request's way; together they are its E2E.
+_STAGES = (
+    span("to token ids", "send lag", "tokenize"),
+    *map(stage, ("to the scheduler", "queue", "prefill", "decode")),
+    span("back to the client", "detokenize", "to the client"),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageError:
     """One part of the requests' way.
 
     Attributes:
@@ -55,15 +53,15 @@ class Stage:
     share: float
 
 
-def stages(real: Recording, twin: Recording) -> list[Stage]:
+def stages(real: Recording, twin: Recording) -> list[StageError]:
     """The mean request, stage by stage."""
     ours, theirs = real.run.columns, twin.run.columns
     ok = ended_ok(ours) & ended_ok(theirs) & (ours["warmup"] == 0)
     e2e_s = float(ours["e2e_s"][ok].mean())
     found = []
-    for name, (begin, end) in _STAGES.items():
-        real_s, twin_s = (float((table[end] - table[begin])[ok].mean()) for table in (ours, theirs))
-        found.append(Stage(name, real_s, twin_s, (twin_s - real_s) / e2e_s))
+    for name, start, end in _STAGES:
+        real_s, twin_s = (float((table[end] - table[start])[ok].mean()) for table in (ours, theirs))
+        found.append(StageError(name, real_s, twin_s, (twin_s - real_s) / e2e_s))
     return found
 
 

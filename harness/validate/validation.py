@@ -17,7 +17,7 @@ from harness.metrics.slo import Slo
 from harness.validate.agreement import Error, errors
 from harness.validate.recording import Recording, check_alike
 from harness.validate.sources import (
-    Stage,
+    StageError,
     Steps,
     as_columns,
     recorded_steps,
@@ -65,7 +65,7 @@ class Finding:
 
     name: str
     lines: list[Line]
-    stages: list[Stage]
+    stages: list[StageError]
     parted: str
     shared_steps: int
     steps: int

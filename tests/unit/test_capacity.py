@@ -192,7 +192,7 @@ def test_a_trace_too_short_to_fill_the_server_is_said(capsys: pytest.CaptureFixt
 def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["capacity", *words]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert error.startswith("harness capacity: ")
     assert error.count("\n") == 1
     assert said in error
 

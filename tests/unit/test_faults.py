@@ -87,7 +87,7 @@ def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(
     )
     done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert done.stderr == f"error: {package} is not installed: pip install 'servetwin[{extra}]'\n"
+    assert done.stderr == f"harness {words[0]}: {package} is not installed: pip install 'servetwin[{extra}]'\n"
 
 
 def test_in_a_sweep_it_is_the_cells_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_run_names_the_policy_what_it_raised_and_where(capsys: pytest.CaptureF
     assert main(["run", "policy.order.name=faulty.Divides", "trace.head=5", "hydra.run.dir=run"]) == 2
     error = capsys.readouterr().err
     assert error == (
-        "error: policy.order.name=faulty.Divides: ZeroDivisionError: division by zero (faulty.py:7); "
+        "harness run: policy.order.name=faulty.Divides: ZeroDivisionError: division by zero (faulty.py:7); "
         "more in run/error.txt\n"
     )
     assert "Traceback" in Path("run/error.txt").read_text()
@@ -130,7 +130,7 @@ def test_a_policy_that_misleads_the_scheduler_is_named_too(capsys: pytest.Captur
     words = ["policy.order.name=faulty.Nothing", "trace.head=9", "workload=all_at_once", "hydra.run.dir=run"]
     assert main(["run", *words]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: with policy.order.name=faulty.Nothing: TypeError: '<' not supported")
+    assert error.startswith("harness run: with policy.order.name=faulty.Nothing: TypeError: '<' not supported")
     assert "lazy_heap.py:" in error
 
 
@@ -154,7 +154,7 @@ def test_a_module_that_raises_is_named_too(
     trace = made()
     assert main(["run", "policy.eviction.name=early.Mine", "trace.head=5"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: policy.eviction.name=early.Mine: {said}")
+    assert error.startswith(f"harness run: policy.eviction.name=early.Mine: {said}")
     assert main(["cache", trace, "--policies", "early.Mine", "--sizes", "400", "--block", "64"]) == 2
     assert capsys.readouterr().err == f"harness cache: --policies early.Mine: {said}\n"
 

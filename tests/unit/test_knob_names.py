@@ -67,7 +67,7 @@ def test_a_wrong_value_is_said_with_its_whole_knob(
     monkeypatch.chdir(tmp_path)
     assert main(["run", *words, "hydra.run.dir=run"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {said}")
+    assert error.startswith(f"harness run: {said}")
     assert error.count("\n") == 1
 
 

@@ -110,7 +110,7 @@ def test_stages_follow_one_another_and_make_up_the_latency(tmp_path: Path) -> No
         assert [end for _, _, end in found[:-1]] == [start for _, start, _ in found[1:]]
         assert found[-1][2] == pytest.approx(request["e2e_s"])
     request["tokenized_s"] = float("nan")
-    assert "tokenizer" not in [name for name, _, _ in stages(request)]
+    assert "tokenize" not in [name for name, _, _ in stages(request)]
     axes = Figure().subplots()
     draw_waterfall(axes, request)
     assert [label.get_text() for label in axes.get_yticklabels()] == [name for name, _, _ in stages(request)]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.metrics.student import estimate, t_quantile
+from harness.metrics.student import estimate
 from harness.report.replicates import method, settings_of
 from harness.report.sweep import Cell, varied
 from harness.report.sweep_page import sweep_data
@@ -18,6 +18,7 @@ from harness.sweep.plot import heat_map
 from harness.sweep.table import GOODPUT, _rank
 
 GOOD = ("goodput", "requests_per_s")
+T2 = 4.302653  # of Student's t, two-sided 95 %, two degrees of freedom
 
 
 def cell(goodput: float | None, **knobs: object) -> Cell:
@@ -38,8 +39,10 @@ def by_seed(goodputs: dict[str, list[float]]) -> list[Cell]:
     ("freedom", "t"),
     [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (10, 2.228), (29, 2.045), (30, 2.042), (120, 1.980)],
 )
-def test_quantiles_of_students_t_are_those_of_the_tables(freedom: int, t: float) -> None:
-    assert t_quantile(freedom) == pytest.approx(t, abs=5e-4)
+def test_an_interval_is_students_t_standard_errors_wide(freedom: int, t: float) -> None:
+    values = np.random.default_rng(freedom).normal(size=freedom + 1)
+    half = estimate(values.tolist()).half
+    assert half == pytest.approx(t * values.std(ddof=1) / math.sqrt(len(values)), rel=3e-4)
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
@@ -64,7 +67,7 @@ def test_a_difference_is_paired_by_seed_and_so_the_narrower() -> None:
     found = b.difference(a, GOOD)
     assert found is not None
     assert found.mean == pytest.approx(1.0)
-    assert found.half == pytest.approx(t_quantile(2) * 0.1 / math.sqrt(3))
+    assert found.half == pytest.approx(T2 * 0.1 / math.sqrt(3))
     assert found.half < (a.estimate(GOOD) or found).half
 
 
@@ -125,4 +128,4 @@ def test_a_heat_map_is_a_mean_over_seeds_whatever_their_number() -> None:
         ("1", "vllm"): 111,
         ("2", "vllm"): 210.5,
     }
-    assert heat.halves[0, 0] == pytest.approx(t_quantile(2) / math.sqrt(3))
+    assert heat.halves[0, 0] == pytest.approx(T2 / math.sqrt(3))

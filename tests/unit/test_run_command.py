@@ -95,7 +95,7 @@ def test_why_requests_were_rejected_is_said(capsys: pytest.CaptureFixture[str]) 
 def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert error.startswith("harness run: ")
     assert error.count("\n") == 1
     assert said in error
 
@@ -184,7 +184,7 @@ def test_the_same_seed_gives_byte_identical_tables(tmp_path: Path) -> None:
 def test_a_run_needs_no_torch_and_no_plots(tmp_path: Path) -> None:
     code = (
         "import sys; from harness.cli import main; code = main(['run', 'trace.head=5', 'hydra.run.dir=run'])\n"
-        "heavy = {'torch', 'transformers', 'matplotlib', 'zmq'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'matplotlib', 'scipy', 'zmq'} & set(sys.modules)\n"
         "sys.exit(f'{heavy} imported' if heavy else code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -218,7 +218,9 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_command_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fly"]) == 2
-    assert "run, sweep, capacity, compare" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("harness: 'fly' is no command")
+    assert "run, sweep, capacity, compare" in error
 
 
 def test_bash_completes_commands_and_overrides(

@@ -224,7 +224,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     monkeypatch.setenv("PATH", "/nowhere")
     assert sweep(*words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert error.startswith("harness sweep: ")
     assert error.count("\n") == 1
     assert said in error
 

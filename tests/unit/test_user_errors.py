@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.complaint import complain, first_line
 
 # For each command: words with one mistake, and what the line must name.
 MISTAKES = [
@@ -60,7 +61,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     # argparse says how a command is used, and then what is wrong.
     *usage, line = said.splitlines()
     assert not usage or usage[0].startswith("usage: ")
-    assert line.startswith(("error: ", f"harness {command}"))
+    assert line.startswith(f"harness {command}")
     assert named in line
 
 
@@ -80,3 +81,15 @@ def test_a_fault_of_ours_is_no_mistake_of_the_users(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(import_module("harness.commands.bench"), "main", broken)
     with pytest.raises(ValueError, match="a bug"):
         cli.main(["bench"])
+
+
+def test_whoever_says_it_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("harness run", "tp=3\n  does not   divide\t32")
+    assert capsys.readouterr().err == "harness run: tp=3 does not divide 32\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"), [("\nline 3: a tab\n  here\n", "line 3: a tab"), ("one line", "one line"), ("", "")]
+)
+def test_of_a_library_s_message_the_first_line_is_told(said: str, line: str) -> None:
+    assert first_line(ValueError(said)) == line

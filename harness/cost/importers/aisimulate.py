@@ -12,6 +12,7 @@ from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.complaint import first_line
 from harness.cost.importers.layerwise import Attention, ImportProfileError, Layerwise, Table
 from harness.cost.shape import StepShape
 
@@ -94,7 +95,7 @@ def _table(directory: Path, name: str, columns: Sequence[str]) -> tuple[Path, li
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise ImportProfileError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+        raise ImportProfileError(f"{path}: cannot be read as Parquet ({first_line(error)})") from None
     for column in columns:
         if column not in table.column_names:
             raise ImportProfileError(f"{path}: no column {column}; it has {', '.join(table.column_names)}")

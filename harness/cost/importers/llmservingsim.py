@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from harness.complaint import first_line
 from harness.cost.importers.csv_table import Row, read_rows
 from harness.cost.importers.layerwise import STEP_OVERHEAD_S, Attention, ImportProfileError, Layerwise, Table
 
@@ -84,7 +85,7 @@ def _meta(here: Path, roofline: Roofline) -> dict[str, Any]:
     try:
         meta = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ImportProfileError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+        raise ImportProfileError(f"{path}: cannot be read as YAML ({first_line(error)})") from None
     if not isinstance(meta, dict):
         raise ImportProfileError(f"{path}: expected fields such as gpu and engine_effective")
     shard = (meta.get("engine_effective") or {}).get("hf_overrides") or {}
