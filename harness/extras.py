@@ -5,7 +5,7 @@ from __future__ import annotations
 # By the names that are imported, which metadata does not tell of a package that is not there.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "runtime": (
-        *("aiohttp", "fastapi", "jinja2", "prometheus_client", "safetensors", "tokenizers"),
+        *("aiohttp", "fastapi", "httptools", "jinja2", "prometheus_client", "safetensors", "tokenizers"),
         *("torch", "transformers", "uvicorn", "uvloop", "zmq"),
     ),
     "cuda": ("flashinfer",),
