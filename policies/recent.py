@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 ValueT = TypeVar("ValueT")
-SESSIONS = 100_000  # that a policy remembers
+# What a policy remembers.
+SESSIONS = TENANTS = 100_000
+REQUESTS = 10_000  # more than ever run at once
 
 
 class Recent(dict[int, ValueT]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 
 _ENOUGH = 65_536
 
@@ -14,5 +15,7 @@ def allow_many_files() -> int:
     wanted = _ENOUGH if hard == unlimited else min(hard, _ENOUGH)
     if soft == unlimited or soft >= wanted:
         return _ENOUGH if soft == unlimited else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    with suppress(ValueError, OSError):  # the kernel has a lower one that no one is told of, as macOS does
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft

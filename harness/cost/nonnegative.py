@@ -25,5 +25,6 @@ def nonnegative_least_squares(
     from scipy.optimize import nnls  # a third of a second that a roofline's run need not wait for
 
     # What is known beforehand is one more point for each coefficient.
-    found: FloatArray = nnls(np.vstack([matrix, np.diag(trust)]), np.concatenate([target, trust * prior]))[0]
+    points, goal = np.vstack([matrix, np.diag(trust)]), np.concatenate([target, trust * prior])
+    found: FloatArray = nnls(points, goal, maxiter=100 * len(prior))[0]  # of scipy's three times it may run out
     return found

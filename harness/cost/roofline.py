@@ -23,7 +23,7 @@ _EDGE_KERNELS = 4  # embedding, final norm, LM head, sampling
 _DENSE_MLP_KERNELS = 3  # gate and up, activation, down
 _MOE_KERNELS = 7  # router, top-k, sort by expert, gate and up, activation, down, combine
 _FLOAT32_BYTES = 4
-_FUSED_SUM_ROWS = 2048  # of a step whose sums over ranks are one kernel with the norms that follow; beyond, NCCL sums
+_FUSED_SUM_ROWS = 2048  # in a step up to so many, sums over ranks are one kernel with the norms; beyond, NCCL sums
 
 
 class Roofline(CostModel):

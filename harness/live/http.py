@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,7 +230,8 @@ class HttpTransport(Transport):
                 finish.error = str(event.error)[:_MOST_ERROR]
                 return
             if not chunks and self._endpoint.ours and event.id is not None:
-                self.known_as[int(event.id.rpartition("-")[2], 16)] = self._trace.request_id.item(row)
+                with suppress(ValueError):  # a proxy between may have ids of its own
+                    self.known_as[int(event.id.rpartition("-")[2], 16)] = self._trace.request_id.item(row)
             tokens = sum(choice.finish_reason is None for choice in event.choices)
             for choice in event.choices:
                 if choice.finish_reason is not None:

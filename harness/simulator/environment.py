@@ -40,7 +40,12 @@ class Environment(simpy.Environment):
         """Be at ``time`` without an event, if nothing happens up to then; says whether it was so.
 
         Now and then it says no all the same: who drives the events is to see how far it is.
+
+        Raises:
+            ValueError: The time has passed.
         """
+        if time < self._now:
+            raise ValueError(f"a skip to {time} s when it is {self._now} s")
         if (self._queue and self._queue[0][0] <= time) or self._skipped >= _MOST_SKIPPED:
             self._skipped = 0
             return False

@@ -5,9 +5,8 @@ from __future__ import annotations
 from policies.errors import PolicyError
 from policies.eviction.gdsf import Gdsf
 from policies.eviction.queues import Place
+from policies.recent import REQUESTS, Recent
 from policies.views import CacheNode, RequestView
-
-REQUESTS = 10_000  # remembered; more than ever run at once
 
 
 class Pgdsf(Gdsf):
@@ -34,14 +33,12 @@ class Pgdsf(Gdsf):
             raise PolicyError(f"policy.eviction.floor_tokens={floor_tokens}: expected 0 or more tokens, e.g. 300")
         self._floor_tokens = floor_tokens
         self._costs: dict[int, float] = {}  # for each token, by serial
-        self._cached: dict[int, int] = {}  # by request: tokens that it found
+        self._cached = Recent[int](REQUESTS)  # tokens that it found
 
     def used(self, node: CacheNode, request: RequestView) -> None:
         cached = self._cached.get(request.request_id, 0)
         if node.serial in self._costs:
             self._cached[request.request_id] = max(cached, node.end)
-            if len(self._cached) > REQUESTS:
-                del self._cached[next(iter(self._cached))]
         else:
             tokens = node.end - cached
             context = (cached + node.end) / 2

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from policies.errors import PolicyError
 from policies.eviction.queues import Place, QueuedEviction
-from policies.recent import SESSIONS, Recent
+from policies.recent import REQUESTS, SESSIONS, Recent
 from policies.views import CacheNode, RequestView
-
-REQUESTS = 10_000  # that are remembered; more than ever run at once
 
 
 class SessionEviction(QueuedEviction):

@@ -37,7 +37,6 @@ class Dlpm(DynamicOrder):
         self._quantum = quantum
         self._limit = limit
         self._service = Service(prefill_weight, decode_weight)
-        self._granted: dict[int, int] = {}  # quanta, by tenant
 
     def admitted(self, sequence: SequenceView) -> None:
         self._service.admitted(sequence, sequence.total - sequence.cached)
@@ -52,13 +51,12 @@ class Dlpm(DynamicOrder):
         queues: dict[int, list[SequenceView]] = {}  # by tenant, next to be taken last
         for sequence in sorted(waiting, key=lambda s: (cached[s.ordinal], -s.ordinal)):
             queues.setdefault(sequence.client_id, []).append(sequence)
-        service = self._service.by_tenant()
-        left = {tenant: self._left(tenant, service.get(tenant, 0.0)) for tenant in queues}
+        left = {tenant: self._left(tenant, service) for tenant, service in self._service.of(queues).items()}
         # This grant is made for good. Those further down are only foreseen: whoever is admitted meanwhile has paid by
         # the time of the next arrangement, and the same tenants are found wanting then.
         quanta = self._missing(max(left.values()))
         for tenant in queues if quanta else ():
-            self._granted[tenant] = self._granted.get(tenant, 0) + quanta
+            self._service.grant(tenant, quanta)
             left[tenant] += quanta * self._quantum
 
         def best(tenant: int) -> tuple[int, int, int]:
@@ -95,7 +93,7 @@ class Dlpm(DynamicOrder):
 
     def _left(self, tenant: int, service: float) -> float:
         """What a tenant may still use."""
-        return self._granted.get(tenant, 0) * self._quantum - service
+        return self._service.granted(tenant) * self._quantum - service
 
     def _missing(self, most: float) -> int:
         """Quanta to grant until the tenant that has most left has something."""

@@ -17,7 +17,7 @@ class RoutingKey(DynamicOrder):
     """
 
     def __init__(self) -> None:
-        self._running: Counter[int] = Counter()  # sequences, by tenant
+        self._running: Counter[int] = Counter()  # sequences, by tenant that has any
         self._admitted: dict[int, int] = {}  # tenants of those who run, by ordinal
 
     def admitted(self, sequence: SequenceView) -> None:
@@ -29,6 +29,8 @@ class RoutingKey(DynamicOrder):
         tenant = self._admitted.pop(sequence.ordinal, None)
         if tenant is not None:
             self._running[tenant] -= 1
+            if not self._running[tenant]:
+                del self._running[tenant]
 
     def arrange(self, waiting: Sequence[SequenceView], scheduler: SchedulerView, now: float) -> list[SequenceView]:
         del scheduler, now

@@ -28,21 +28,20 @@ class Vtc(DynamicOrder):
 
     def __init__(self, prefill_weight: float = 1.0, decode_weight: float = 2.0) -> None:
         self._service = Service(prefill_weight, decode_weight)
-        self._lift: dict[int, float] = {}  # by tenant: its counter is this and its service
-        self._queued: Counter[int] = Counter()  # sequences, by tenant
+        self._queued: Counter[int] = Counter()  # sequences, by tenant that has any
         self._waiting: set[int] = set()  # ordinals
         self._last_tenant: int | None = None  # whose sequence left the queue last
 
     def queued(self, sequence: SequenceView) -> None:
         tenant = sequence.client_id
-        if not self._queued[tenant]:
-            others = [other for other, count in self._queued.items() if count]
+        if tenant not in self._queued:
+            others = list(self._queued)
             if not others and self._last_tenant is not None:
                 others = [self._last_tenant]
             counters = self._counters([tenant, *others])
             missing = min((counters[other] for other in others), default=0.0) - counters[tenant]
             if missing > 0:
-                self._lift[tenant] = self._lift.get(tenant, 0.0) + missing
+                self._service.grant(tenant, missing)
         self._queued[tenant] += 1
         self._waiting.add(sequence.ordinal)
 
@@ -78,10 +77,13 @@ class Vtc(DynamicOrder):
         return arranged
 
     def _counters(self, tenants: Iterable[int]) -> dict[int, float]:
-        service = self._service.by_tenant()
-        return {tenant: self._lift.get(tenant, 0.0) + service.get(tenant, 0.0) for tenant in tenants}
+        """Of each of these tenants: its service, and what it was lifted by."""
+        service = self._service.of(tenants)
+        return {tenant: self._service.granted(tenant) + served for tenant, served in service.items()}
 
     def _unqueue(self, sequence: SequenceView) -> None:
         self._waiting.remove(sequence.ordinal)
-        self._queued[sequence.client_id] -= 1
-        self._last_tenant = sequence.client_id
+        tenant = self._last_tenant = sequence.client_id
+        self._queued[tenant] -= 1
+        if not self._queued[tenant]:
+            del self._queued[tenant]

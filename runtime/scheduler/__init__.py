@@ -3,7 +3,8 @@
 from runtime.scheduler.batch import Ahead, Batch, Chunk, DecodeRun, Snapshot, StepOutputs
 from runtime.scheduler.config import LimitError, SchedulerConfig
 from runtime.scheduler.leap import LONGEST_LEAP, LeapingScheduler
-from runtime.scheduler.scheduler import RequestRejectedError, Scheduler
+from runtime.scheduler.rejection import RequestRejectedError
+from runtime.scheduler.scheduler import Scheduler
 from runtime.scheduler.sequence import Sequence, State
 
 __all__ = [

@@ -12,7 +12,8 @@ from typing import Any
 
 from runtime.scheduler.batch import Ahead, Batch, DecodeRun, StepOutputs
 from runtime.scheduler.leap import LeapingScheduler
-from runtime.scheduler.scheduler import RequestRejectedError, Scheduler
+from runtime.scheduler.rejection import RequestRejectedError
+from runtime.scheduler.scheduler import Scheduler
 from runtime.scheduler.sequence import Sequence
 
 

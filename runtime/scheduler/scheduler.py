@@ -14,13 +14,10 @@ from runtime.scheduler.batch import Batch, Chunk, Snapshot, StepOutputs
 from runtime.scheduler.config import SchedulerConfig
 from runtime.scheduler.memory import KvMemory
 from runtime.scheduler.prefix import Match, NoPrefixCache, PrefixCache, RadixCache
+from runtime.scheduler.rejection import RequestRejectedError, check_limits
 from runtime.scheduler.room import room_for
 from runtime.scheduler.sequence import Sequence, State
 from runtime.scheduler.waiting import waiting_queue
-
-
-class RequestRejectedError(ValueError):
-    """A request that this server can never run; the message says which limit it exceeds."""
 
 
 class Scheduler:
@@ -122,7 +119,9 @@ class Scheduler:
             RequestRejectedError: It has no tokens, asks for none, exceeds the context or the KV memory, or its id is in
                 use. The scheduler is as it was.
         """
-        self._check(sequence)
+        if sequence.request_id in self._sequences:
+            raise RequestRejectedError(f"request {sequence.request_id}: this request_id is already being served")
+        check_limits(sequence, self.config)
         sequence.ordinal = self._arrivals
         sequence.queued_s = now
         sequence.predicted_tokens = self.policy.prediction.output_tokens(sequence)
@@ -218,31 +217,6 @@ class Scheduler:
         if self._leaving:
             self._retire()
         return StepOutputs(batch.step, sequences, len(prefilled), bool(batch.decodes), tokens, finished)
-
-    def _check(self, sequence: Sequence) -> None:
-        config = self.config
-        longest = sequence.prompt_tokens + sequence.max_tokens
-        # The last output token's KV is never needed.
-        pages = -(-(longest - 1) // config.page_size)
-        if sequence.request_id in self._sequences:
-            problem = "this request_id is already being served"
-        elif sequence.prompt_tokens < 1:
-            problem = "the prompt is empty"
-        elif sequence.max_tokens < 1:
-            problem = f"max_tokens={sequence.max_tokens}: at least 1"
-        elif longest > config.max_context:
-            problem = (
-                f"{sequence.prompt_tokens} prompt + {sequence.max_tokens} output tokens exceed the context of "
-                f"{config.max_context}"
-            )
-        elif pages > config.pages:
-            problem = (
-                f"{sequence.prompt_tokens} prompt + {sequence.max_tokens} output tokens need {pages} pages of KV, the "
-                f"server has {config.pages}"
-            )
-        else:
-            return
-        raise RequestRejectedError(f"request {sequence.request_id}: {problem}")
 
     def _launch(self, chunks: list[Chunk], decodes: list[Sequence]) -> Batch:
         """Advance what the step computes, and describe it."""

@@ -64,7 +64,9 @@ def complaint(found: Sequences[Mapping[str, Any]]) -> ApiError:
     """
     told = next((error for error in found if error["type"] not in _OTHER_TYPE), found[0])
     kind, message = told["type"], str(told["msg"]).removeprefix("Value error, ")
-    where = [str(part) for part in told["loc"][1:] if not _BRANCH.search(str(part))]
+    path = [str(part) for part in told["loc"][1:]]
+    end = len(path) - (kind == "extra_forbidden")  # the last is then a name of the client's, which may be any
+    where = [part for at, part in enumerate(path) if not (0 < at < end and _BRANCH.search(part))]
     if kind == "json_invalid":
         return ApiError(400, f"the body is not JSON: {told['ctx']['error']}, at character {told['loc'][-1]}")
     if not where and kind in ("missing", "model_attributes_type"):
@@ -74,9 +76,12 @@ def complaint(found: Sequences[Mapping[str, Any]]) -> ApiError:
         message = f"this server does not do this: {NOT_DONE[where[0]]}; leave it out"
     elif kind == "extra_forbidden":
         message = "this server does not know this field"
+    elif field and isinstance(told["input"], str | int | float) and len(value := repr(told["input"])) <= _MOST_SHOWN:
+        return ApiError(400, f"{field}={value}: {message}", param=field)
     return ApiError(400, f"{field}: {message}" if field else message, param=field or None)
 
 
+_MOST_SHOWN = 40  # characters of a wrong value
 _OTHER_TYPE = ("string_type", "list_type", "int_type")
 _BRANCH = re.compile(r"^(str|constrained-str|int|constrained-int)$|\[")  # pydantic's name of one of several types
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}

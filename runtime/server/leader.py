@@ -11,7 +11,6 @@ from runtime.messages import (
     DETOKENIZER,
     Abort,
     Ended,
-    Gather,
     Gathering,
     Gauges,
     Logprobs,
@@ -21,6 +20,7 @@ from runtime.messages import (
     StepRecord,
     Stop,
     Tokenized,
+    ToWorker,
 )
 from runtime.scheduler import Batch, Scheduler, Sequence, StepOutputs
 from runtime.server.config import ServerConfig
@@ -143,7 +143,7 @@ class LeaderSide:
         ended = request.ended(sequence, error, time.monotonic())
         self._outbox.send(DETOKENIZER, Sampled(b"", b"", [], [(sequence.request_id, ended)]))
 
-    def _take(self, messages: list[Tokenized | Abort | Ping | Gather | Stop]) -> None:
+    def _take(self, messages: list[ToWorker]) -> None:
         for message in messages:
             if isinstance(message, Tokenized):
                 self._arrive(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -14,6 +15,7 @@ else:
     from uvicorn.protocols.http.auto import AutoHTTPProtocol as HttpProtocol  # httptools, where it is installed
 
 _PATIENCE_S = 10.0  # with a request that does not go on
+_LOOKS = 10  # at its socket meanwhile: after a long step the event loop hears of time that passed before it reads
 _MOST_HEAD_BYTES = 64 << 10
 
 
@@ -38,12 +40,10 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal taken, complete
-            try:
-                async with asyncio.timeout(None if complete else self._patience_s):
-                    message = await receive()
-            except TimeoutError as error:
+            message = await receive() if complete else await self._patiently(receive)
+            if message is None:
                 said = f"{taken} bytes of the body came, and for {self._patience_s:g} s nothing more"
-                raise HTTPException(408, said, {"Connection": "close"}) from error
+                raise HTTPException(408, said, {"Connection": "close"})
             taken += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if taken > self._most_bytes:
@@ -51,6 +51,13 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+    async def _patiently(self, receive: Receive) -> Message | None:
+        for _ in range(_LOOKS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_s / _LOOKS):
+                    return await receive()
+        return None
 
 
 class Connection(HttpProtocol):
@@ -64,7 +71,7 @@ class Connection(HttpProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
-        self._late = self.loop.call_later(_PATIENCE_S, transport.close)
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Part of a request came, or the whole of it."""
@@ -77,12 +84,16 @@ class Connection(HttpProtocol):
         if self._head_bytes > _MOST_HEAD_BYTES:
             self.transport.close()
         if self._late is None:
-            self._late = self.loop.call_later(_PATIENCE_S, self.transport.close)
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         super().connection_lost(exc)
         self._forget()
+
+    def _await_head(self, looks: int = _LOOKS) -> None:
+        following = (self._await_head, looks - 1) if looks > 1 else (self.transport.close,)
+        self._late = self.loop.call_later(_PATIENCE_S / _LOOKS, *following)
 
     def _forget(self) -> None:
         if self._late is not None:

@@ -45,7 +45,7 @@ MOE_CASES = ["16:auto:graph:bf16/bf16", "16:auto:graph:fp8/bf16"]
 def main() -> int:
     """Run the parts; returns the worst exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory; at most 6 files")
+    parser.add_argument("--out", type=Path, required=True, help="directory")
     parser.add_argument("--budget", type=float, default=560, help="seconds of all parts (560)")
     parser.add_argument("--only", type=lambda text: text.split(","), help="parts, with commas between (all)")
     arguments = parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> int:
 
     code = run_parts((known[name][0] for name in chosen), out, arguments.budget, tell)
     if report.is_file():
-        print(report.read_text())  # once more, together: the end of the output is what is kept of it
+        print(report.read_text())  # once more, together
     return code
 
 

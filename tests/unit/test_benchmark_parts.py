@@ -24,7 +24,7 @@ def test_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     hangs = "import time\nprint('begun')\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('kept')\n"
     parts = [
         Part("dies", module(tmp_path, "dies", "raise SystemExit('of its own accord')"), 5.0),
-        Part("hangs", module(tmp_path, "hangs", hangs), 0.5),
+        Part("hangs", module(tmp_path, "hangs", hangs), 2.0),
         Part("speaks", module(tmp_path, "speaks", "print('the figures')"), 5.0),
         Part("was there", ["nowhere"], 5.0, done),
         Part("too long", ["nowhere"], 1000.0),

@@ -134,3 +134,20 @@ def test_a_server_of_ours_is_told_what_policies_read_and_its_ids_are_known(ours:
     else:
         assert not {name for body in asked for name in body} & set(told[0]), "another server may refuse them"
         assert transport.known_as == {}
+
+
+def test_a_proxy_before_a_server_of_ours_may_number_answers_itself() -> None:
+    trace = Trace.build("one", arrival_s=[0.0], prompt_tokens=[8], output_tokens=[1])
+    with answering([text("a") | {"id": "chatcmpl-proxy"}, text("", "length"), usage(1)], []) as url:
+        endpoint = Endpoint(url, "model", None, False, 10.0, {}, ours=True)
+        transport = HttpTransport(endpoint, Workload(trace), PromptMaker(trace, 100, 0))
+        try:
+            transport.send(0, 0.0, 0.0)
+            finish = None
+            while finish is None:
+                news = transport.receive(5.0)
+                assert news, "no one was told that the request ended"
+                finish = next((each.finish for each in news if each.finish is not None), None)
+        finally:
+            transport.close()
+    assert (finish.status, transport.known_as) == ("ok", {})

@@ -10,6 +10,7 @@ import pytest
 
 from policies.errors import PolicyError
 from policies.order import DynamicOrder, Edf, Hrrn, Las, LeastSlack, Lof, Mlfq, Priority, RoutingKey, Srpt
+from policies.order.service import Service
 from policies.registry import build
 from runtime.scheduler import Scheduler, SchedulerConfig, Sequence
 from tests.core.driver import Scenario
@@ -221,6 +222,7 @@ def test_routing_key_follows_those_who_run() -> None:
     keyed.left(running[2])
     keyed.left(waiting[3])  # it only waited
     assert server.arranged(keyed, *waiting) == [2, 4, 0, 1, 3]
+    assert set(keyed._running) == {1}, "a tenant of whom no one runs is forgotten"
 
 
 def run(order: Any, *sequences: Sequence) -> None:
@@ -244,6 +246,21 @@ def test_vtc_takes_the_tenant_with_least_service() -> None:
     assert server.arranged(vtc, waiting[1], waiting[2], waiting[4]) == [1, 2, 4], "an end changes nothing"
 
 
+def test_a_tenant_not_heard_of_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of a server make up as many as they like; one who comes back has neither credit nor debt."""
+    monkeypatch.setattr("policies.order.service.TENANTS", 3)
+    service = Service(prefill_weight=1.0, decode_weight=2.0)
+    for tenant in (0, 1, 2, 0, 3):
+        asked = sequence(tenant, "aaaaa", client_id=tenant)
+        service.grant(tenant, 7.0)
+        service.admitted(asked, 5)
+        asked.total += 4
+        assert service.of([tenant])[tenant] in (13.0, 26.0)
+        service.left(asked)
+    assert service.of([0, 1, 2, 3]) == {0: 26.0, 1: 0.0, 2: 13.0, 3: 13.0}
+    assert [service.granted(tenant) for tenant in range(4)] == [14.0, 0.0, 7.0, 7.0]
+
+
 def test_vtc_gives_no_credit_for_having_asked_for_nothing() -> None:
     server, vtc = Server(), order("vtc")
     run(vtc, sequence(0, "a" * 40, client_id=0))
@@ -262,7 +279,7 @@ def test_vtc_lifts_to_the_last_tenant_where_the_queue_was_empty() -> None:
     other = sequence(2, client_id=0)
     told(vtc, other)
     assert server.arranged(vtc, sequence(1, client_id=1), other) == [1, 2]
-    assert vtc._lift == {1: 40.0}  # type: ignore[attr-defined]
+    assert [vtc._service.granted(tenant) for tenant in (0, 1)] == [0.0, 40.0]  # type: ignore[attr-defined]
 
 
 def test_dlpm_takes_the_longest_match_of_those_with_a_deficit_left() -> None:
@@ -294,7 +311,7 @@ def test_what_is_computed_again_is_not_charged_again() -> None:
         fair.left(victim)
         victim.preemptions = 1
         run(fair, victim)
-        assert fair._service.by_tenant() == {0: 10.0, 1: 10.0}  # type: ignore[attr-defined]
+        assert fair._service.of([0, 1]) == {0: 10.0, 1: 10.0}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from harness.cost import roofline
 from runtime.distributed import Communicator, SingleCommunicator
 from runtime.distributed.connect import connect
 from runtime.distributed.peer import LIMITS, Limits, PeerCommunicator, limits_for
@@ -63,6 +64,10 @@ def test_the_kernels_know_half_precision_in_whole_vectors_alone(ranks: int) -> N
     assert limits_for(ranks, 5120, torch.float32) is None
     assert limits_for(ranks, 5121, torch.bfloat16) is None
     assert limits_for(ranks + 1, 5120, torch.bfloat16) is None
+
+
+def test_the_roofline_knows_where_they_end() -> None:
+    assert {max(limits) for limits in LIMITS.values()} == {roofline._FUSED_SUM_ROWS}
 
 
 @pytest.mark.parametrize("begins", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,35 @@ def test_a_body_that_does_not_go_on_gets_408() -> None:
         asyncio.run(limit({}, receiving(begun, {"body": b"x" * 99, "more_body": True}), never))
 
 
+def test_a_body_that_came_while_the_event_loop_was_busy_is_taken() -> None:
+    """A thousand bodies that are parsed at once take longer than one may take to come."""
+
+    async def run() -> None:
+        here, there = socket.socketpair()
+        came = asyncio.Event()
+        asyncio.get_running_loop().add_reader(here, came.set)
+
+        async def receive() -> Any:
+            await came.wait()
+            return {"body": b"x", "more_body": False}
+
+        waiting = asyncio.create_task(BodyLimit(reads_one, 100, patience_s=0.01)({}, receive, never))
+        await asyncio.sleep(0)
+        there.send(b"x")
+        time.sleep(0.02)  # a step of the loop that is longer than the patience
+        await waiting
+        asyncio.get_running_loop().remove_reader(here)
+        here.close()
+        there.close()
+
+    asyncio.run(run())
+
+
+async def reads_one(scope: Any, receive: Any, send: Any) -> None:
+    del scope, send
+    assert await receive() == {"body": b"x", "more_body": False}
+
+
 async def answers(scope: Any, receive: Any, send: Any) -> None:
     del scope, receive
     await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -168,3 +198,12 @@ def test_the_limit_on_open_files_is_raised_as_far_as_it_may_be() -> None:
         assert allow_many_files() == allowed
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_limit_that_cannot_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(kind: int, limits: tuple[int, int]) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert allow_many_files() == 256
