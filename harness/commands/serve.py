@@ -22,7 +22,7 @@ _DRAIN_S = 30.0
 _DEFAULTS = ("backend=runtime", "model=tiny", "hardware=cpu", "policy=vllm", "engine.page_size=16")
 _EXAMPLES = """\
 examples:
-  python -m harness serve
+  python -m harness serve --port 8000
   python -m harness serve model.path=$HOME/models/Qwen3-0.6B tp=2 --port 8000
   python -m harness serve policy=radix --max-queued 256
   python -m harness serve --shell

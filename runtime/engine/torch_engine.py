@@ -213,7 +213,8 @@ def build(options: Mapping[str, Any], place: EnginePlace) -> LoadedEngine:
         all_reduce=all_reduce,
     )
     placement = Placement(communicator, device, dtype, **fp8)
-    logger.info("rank %d of %d: loading weights", place.rank, place.tp)
+    if device.type == "cuda":  # where there are many
+        logger.info("rank %d of %d: loading weights", place.rank, place.tp)
     model = load_model(options["model"], config, placement, options.get("seed"))
     chosen = {name: options[name] for name in ("attention", "cuda_graph") if name in options}
 

@@ -187,7 +187,7 @@ def test_the_plot_goes_where_it_is_asked_to(capsys, runs, tmp_path):
     ("arguments", "message"),
     [
         (["{fast}"], "compare needs two runs or more"),
-        (["{fast}", "nowhere"], "nowhere: no such directory"),
+        (["{fast}", "nowhere"], "nowhere: no such file or directory"),
         (["{fast}", "{slow}", "--plot", "cdf.xyz"], "cannot save a plot as '.xyz'"),
         (["{fast}", "{slow}", "--plot", "no/such/place.png"], "place.png: cannot be written"),
     ],

@@ -23,7 +23,7 @@ def load_runs(path: Path | str) -> list[Run | ImportedRun]:
 
     Raises:
         RunError: A directory that is no run.
-        ResultError: A file that is no result of these tools, or a broken one.
+        ResultError: A file that is not there, no result of these tools, or a broken one.
     """
     path = Path(path)
     if path.is_dir():
@@ -33,7 +33,9 @@ def load_runs(path: Path | str) -> list[Run | ImportedRun]:
             return [load_run(path)]
         path = file
     elif not path.is_file():
-        return [load_run(path)]  # which says that there is no such directory
+        raise ResultError(
+            f"{path}: no such file or directory; give a run directory, or what vLLM, SGLang, AIPerf or GuideLLM wrote"
+        )
     return list(_results(path))
 
 
