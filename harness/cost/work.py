@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.cost.additive import Work
 from harness.cost.shape import StepShape
-from runtime.scheduler.graph_sizes import CHUNKED_SIZES, LONGEST_CHUNKED, MOST_CHUNKS
+from runtime.scheduler.graph_sizes import chunks_captured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ class StepWork:
     def __init__(self, roofline: Roofline, *, chunk_graphs: bool) -> None:
         model, hardware, tp = roofline.model, roofline.hardware, roofline.tp
         self.nothing_s = roofline.step_s(StepShape())
-        self.kinds = _kinds(roofline)
+        self.kinds = _kinds(roofline, self.nothing_s)
         self._chunk_graphs = chunk_graphs
         self._filling = hardware.processors * _TILE / max(1, model.heads // tp)  # queries
         heads = model.kv_heads_per_gpu(tp)
@@ -114,13 +114,7 @@ class StepWork:
         chunks, decodes = step.prefill_sequences, step.decode_sequences
         rows = step.prefill_tokens + step.decode_rows
         longest = most(step.prefill_max_context, step.prefill_context / most(chunks, 1))
-        captured = (
-            self._chunk_graphs
-            & (chunks > 0)
-            & (chunks <= MOST_CHUNKS)
-            & (rows <= max(CHUNKED_SIZES))
-            & (longest <= LONGEST_CHUNKED)
-        )
+        captured = self._chunk_graphs & (chunks > 0) & chunks_captured(chunks, rows, longest)
         pairs = most(step.prefill_pairs, self._filling * longest)
         captured_pairs = captured * most(pairs, self._filling * step.decode_max_context)
         kv = self.decode_kv(decodes, step.decode_context, step.decode_max_context, least, most)
@@ -137,8 +131,7 @@ class StepWork:
         )
 
 
-def _kinds(roofline: Roofline) -> list[Work]:
-    nothing_s = roofline.step_s(StepShape())
+def _kinds(roofline: Roofline, nothing_s: float) -> list[Work]:
     prefill_s, decode_s = roofline.prefill_attention_s(0, 0, 0), roofline.decode_attention_s(0)
 
     def pairs_s(pairs: float) -> float:
