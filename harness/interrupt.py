@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM is noted instead of raised; the second acts as ever.
+    """While entered, the first of some signals is noted instead of raised; the second acts as ever.
+
+    Args:
+        signals: Which.
 
     Attributes:
         requested: Whether one came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
         self.requested = False
+        self._signals = signals
         self._before: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in self._signals:
                 self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -7,6 +7,7 @@ step, so that a process may be killed at any time and nothing half written is ev
 from __future__ import annotations
 
 import json
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,7 +107,8 @@ def replay(config: ExperimentConfig) -> tuple[Trace, RunRecord]:
     """
     at_own_rate = replace(config.trace, rate=None, rate_scale=None)
     trace = experiment.at_rate(_trace(json.dumps(asdict(at_own_rate), sort_keys=True)), config.trace)
-    with Interrupt() as interrupt:
+    # A pool of which a worker has died ends the others by SIGTERM: one that went on would wait for the dead one's lock.
+    with Interrupt([signal.SIGINT]) as interrupt:
         record = experiment.replay(config, trace, _until(interrupt))
     return trace, record
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from harness import interrupt
+from harness.compose import compose
 from harness.interrupt import Interrupt
+from harness.sweep import cell
 
 Tracer = Callable[[FrameType, str, Any], Any]
 
@@ -52,6 +54,17 @@ def test_the_first_is_noted_and_the_second_passed_on(passed_on: list[int]) -> No
         assert passed_on == [signal.SIGINT]
 
 
+def test_a_signal_that_is_not_asked_for_acts_as_ever() -> None:
+    """A pool ends its workers by SIGTERM where one has died: a cell must not outlast that."""
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupt([signal.SIGINT]):
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.getsignal(signal.SIGINT) is not before
+    with Interrupt():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize("line", range(1, 40))
 def test_another_may_come_at_any_line(line: int, passed_on: list[int]) -> None:
     handler = signal.getsignal(signal.SIGINT)
@@ -64,3 +77,17 @@ def test_another_may_come_at_any_line(line: int, passed_on: list[int]) -> None:
         sys.settrace(before)
     assert noted.requested or passed_on
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_cell_of_a_sweep_can_be_terminated(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = []
+
+    def replay(*_: object) -> None:
+        handlers.append((signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)))
+
+    monkeypatch.setattr(cell.experiment, "replay", replay)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    cell.replay(compose(["trace.head=2"]))
+    ((term, interrupted),) = handlers
+    assert term is before[0]
+    assert interrupted is not before[1]
