@@ -30,7 +30,7 @@ from harness.simulator.engine import EngineOptions, Shapes
 from policies import build_policy
 from runtime.engine.emulated import EmulatedEngine, instantly
 from runtime.scheduler import Scheduler
-from runtime.scheduler.graph_sizes import ladder
+from runtime.scheduler.graph_sizes import FUSED_KV_BYTES, ladder
 from runtime.server.config import ServerConfig
 
 _ROUND, _MOST_REPEATS = 3, 30
@@ -83,7 +83,8 @@ class Calibration:
         cost = dict(config.cost) | {"weight_dtype": self._dtype, "kv_dtype": self._dtype}
         self._roofline: Roofline = build_roofline(config.model, config.hardware, config.tp, cost)
         replays = self._on_gpu and config.engine.cuda_graph
-        self._work = StepWork(self._roofline, chunk_graphs=replays)
+        self._fused_kv_bytes = FUSED_KV_BYTES if replays else 0
+        self._work = StepWork(self._roofline, chunk_graphs=replays, fused_kv_bytes=self._fused_kv_bytes)
         self._sizes = self._runtime.scheduler  # the engine may have room for fewer pages
         self._step_tokens = build_policy(config.policy).batching.step_tokens
         self.places: list[Place] = []
@@ -155,6 +156,7 @@ class Calibration:
             steps=sorted(self._steps, key=lambda point: dataclasses.astuple(point.shape)),
             host=[_host_point(key, seconds) for key, seconds in sorted(self._host.items())],
             collectives=self._collectives,
+            fused_kv_bytes=self._fused_kv_bytes if replayed else 0,
         )
 
     def _measure(self, bench: Bench, others: Others) -> None:

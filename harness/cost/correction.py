@@ -44,16 +44,18 @@ class Cones:
 
     Args:
         cones: At least those.
-        left_s: (cones,) how much of each residual the first kinds of work leave, where all the steps have the same of
+        left_s: (cones,) how much of each residual the other kinds of work leave, where all the steps have the same of
             those; all of it by default.
-        first: How many kinds those are.
+        kinds: Those of which the steps differ; all by default.
     """
 
-    def __init__(self, cones: Sequence[Cone], left_s: Sequence[float] | None = None, first: int = 0) -> None:
+    def __init__(
+        self, cones: Sequence[Cone], left_s: Sequence[float] | None = None, kinds: slice = slice(None)
+    ) -> None:
         together = list(zip(cones, left_s or [abs(cone.residual_s) for cone in cones], strict=True))
         together.sort(key=lambda pair: pair[0].residual_s < 0)
         self._lifting = sum(cone.residual_s > 0 for cone in cones)
-        self._cones = [(cone.residual_s > 0, left, cone.less, cone.more, cone.parts[first:]) for cone, left in together]
+        self._cones = [(cone.residual_s > 0, left, cone.less, cone.more, cone.parts[kinds]) for cone, left in together]
         left, less, more = (np.array([cone[index] for cone in self._cones])[:, None] for index in (1, 2, 3))
         self._left_s, self._less, self._more = left, -less, more
         self._parts = [np.array(own)[:, None] for own in zip(*(cone[4] for cone in self._cones), strict=True)]
@@ -144,18 +146,24 @@ class Correction:
                 result[order[begin:end]] = cones.at_each([part[begin:end] for part in sorted_parts])
         return result
 
-    def reaching(self, parts: Sequence[float]) -> Cones:
-        """The cones that tell something of steps whose first parts are these, and the later ones anything."""
+    def reaching(self, parts: Sequence[float], free: int) -> Cones:
+        """The cones that tell something of steps whose parts are these, but for one, which may be anything.
+
+        Args:
+            parts: (kinds,) seconds that the fit gives to each kind of work.
+            free: The kind of which the steps differ; its part is not read.
+        """
         cones, left = [], []
         for cone in self._cones:
             left_s = abs(cone.residual_s)
-            for part, own in zip(parts, cone.parts, strict=False):
-                distance = part - own
-                left_s -= max(cone.more * distance, -cone.less * distance)
+            for kind, (part, own) in enumerate(zip(parts, cone.parts, strict=True)):
+                if kind != free:
+                    distance = part - own
+                    left_s -= max(cone.more * distance, -cone.less * distance)
             if left_s > 0:
                 cones.append(cone)
                 left.append(left_s)
-        return Cones(cones, left, len(parts))
+        return Cones(cones, left, slice(free, free + 1))
 
 
 def _slopes(parts: FloatArray, residual_s: FloatArray, point: int) -> tuple[float, float]:

@@ -128,6 +128,8 @@ class MeasuredProfile:
         steps: Measured steps.
         host: Measured host stages.
         collectives: Measured collective operations.
+        fused_kv_bytes: Of a layer's KV on one device, the most that a small decode read in one kernel (see
+            :mod:`runtime.scheduler.graph_sizes`); 0 where none did.
     """
 
     model: ModelShape
@@ -149,6 +151,7 @@ class MeasuredProfile:
     steps: Sequence[StepPoint]
     host: Sequence[HostPoint] = field(default=())
     collectives: Sequence[CollectivePoint] = field(default=())
+    fused_kv_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -223,6 +226,7 @@ class MeasuredProfile:
                 steps=[_step(row) for row in _read(directory / STEPS, _STEP_COLUMNS)],
                 host=[HostPoint(**row) for row in _read(directory / HOST, _HOST_COLUMNS)],
                 collectives=[CollectivePoint(**row) for row in collectives],
+                fused_kv_bytes=read.integer("fused_kv_bytes", 0, least=0),
             )
         except ProfileError:
             raise
@@ -254,6 +258,7 @@ _PLAIN = (
     "max_context",
     "overlap",
     "attention",
+    "fused_kv_bytes",
     "date",
     "command",
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Origin = Literal["measured", "interpolated", "extrapolated"]
 
+_FUSED_KV, _DECODE_KV = KINDS.index("fused_kv"), KINDS.index("decode_kv")
 _NORMAL_IQR = 1.349  # interquartile range of a normal distribution, in standard deviations
 
 
@@ -65,7 +66,7 @@ class Interpolation:
         parts = [curve.at_each(column) for curve, column in zip(self._fit.curves, points.amounts.T, strict=True)]
         fitted_s = _sum(self._fit, parts)
         self._correction = Correction(np.column_stack(parts), fitted_s, seconds - fitted_s)
-        self._decodes: dict[tuple[int, int, int], tuple[float, Cones]] = {}
+        self._decodes: dict[tuple[int, int, int, int], tuple[float, Cones]] = {}
 
     def step_s(self, amounts: Sequence[float]) -> float:
         """Seconds of a step of such amounts of work."""
@@ -83,28 +84,41 @@ class Interpolation:
 
     def decode_step_s(self, sequences: int, rows: int, sampled: int, context: int, longest: int) -> float:
         """:meth:`step_s` of a pure decode step."""
-        first_s, cones = self._decode(sequences, rows, sampled)
-        kv_s = self._fit.curves[-1].at(self._work.decode_kv(sequences, context, longest))
+        if self._work.fused(rows, context):
+            kind, kv = _FUSED_KV, context
+        else:
+            kind, kv = _DECODE_KV, self._work.decode_kv(sequences, context, longest)
+        first_s, cones = self._decode(sequences, rows, sampled, kind)
+        kv_s = self._fit.curves[kind].at(kv)
         return first_s + kv_s + cones.at((kv_s,))
 
     def decode_steps_s(self, sequences: int, rows: int, context: FloatArray, longest: FloatArray) -> FloatArray:
         """The same for many that differ in their contexts alone."""
-        first_s, cones = self._decode(sequences, rows, sequences)
+        fused = self._work.fused(rows, context)
+        if fused.all():
+            return self._kv_steps_s(sequences, rows, _FUSED_KV, context)
         kv = self._work.decode_kv(sequences, context, longest, np.minimum, np.maximum)
-        kv_s = self._fit.curves[-1].at_each(kv)
+        seconds = self._kv_steps_s(sequences, rows, _DECODE_KV, kv)
+        if fused.any():
+            seconds[fused] = self._kv_steps_s(sequences, rows, _FUSED_KV, context[fused])
+        return seconds
+
+    def _kv_steps_s(self, sequences: int, rows: int, kind: int, kv: FloatArray) -> FloatArray:
+        """Seconds of decode steps that read such amounts of one kind of KV."""
+        first_s, cones = self._decode(sequences, rows, sequences, kind)
+        kv_s = self._fit.curves[kind].at_each(kv)
         return first_s + kv_s + cones.at_each((kv_s,))
 
-    def _decode(self, sequences: int, rows: int, sampled: int) -> tuple[float, Cones]:
-        """What all decode steps of such a batch have in common."""
-        known = self._decodes.get((sequences, rows, sampled))
+    def _decode(self, sequences: int, rows: int, sampled: int, kind: int) -> tuple[float, Cones]:
+        """What all decode steps of such a batch have in common, whatever they read of one kind of KV."""
+        known = self._decodes.get((sequences, rows, sampled, kind))
         if known is None:
             shape = StepShape(decode_sequences=sequences, decode_rows=rows, sampled=sampled)
-            amounts = self._work.of(shape)[:-1]
-            parts = [curve.at(amount) for curve, amount in zip(self._fit.curves, amounts, strict=False)]
+            parts = [curve.at(amount) for curve, amount in zip(self._fit.curves, self._work.of(shape), strict=True)]
             first_s = self._fit.fixed_s
             for part in parts:
                 first_s += part
-            known = self._decodes[sequences, rows, sampled] = (first_s, self._correction.reaching(parts))
+            known = self._decodes[sequences, rows, sampled, kind] = (first_s, self._correction.reaching(parts, kind))
         return known
 
 
@@ -131,7 +145,7 @@ class ProfileCost(CostModel):
         self.weight_dtype, self.kv_dtype = roofline.weight_dtype, roofline.kv_dtype
         usable = _usable(profile)
         captured = any(point.graph and point.shape.prefill_sequences for point in usable)
-        self.work = StepWork(roofline, chunk_graphs=captured)
+        self.work = StepWork(roofline, chunk_graphs=captured, fused_kv_bytes=profile.fused_kv_bytes)
         self.points = _points(usable, self.work)
         self._interpolation = Interpolation(self.points, self.work)
         self._floor = Floor(roofline.model, roofline.hardware, roofline.tp, self.weight_dtype, self.kv_dtype)

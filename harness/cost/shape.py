@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+_SHARED_SAVES = 0.4  # of the time to read KV that another sequence of the step reads too
+
 
 @dataclass(slots=True)
 class StepShape:
@@ -24,7 +26,7 @@ class StepShape:
         decode_sequences: Sequences that compute one token.
         decode_rows: Rows the linear layers run beside the prompt tokens': ``decode_sequences``, or more where a CUDA
             graph pads.
-        decode_context: KV tokens they read, their own new ones included.
+        decode_context: KV tokens they read, their own new ones included; see :func:`read_tokens`.
         decode_max_context: KV tokens that the longest of them reads.
         sampled: Sequences whose next token is sampled (rows of the LM head).
         prefill_max_context: KV tokens that the longest of the chunks reads; taken for their mean where it is less.
@@ -40,6 +42,19 @@ class StepShape:
     decode_max_context: int = 0
     sampled: int = 0
     prefill_max_context: int = 0
+
+
+def read_tokens(context: int, shared: int) -> int:
+    """KV tokens that decodes read from memory, where some sequences share pages of a prefix.
+
+    Who reads a page just after another finds it in the L2 cache: that takes a part of the time. Decodes of Qwen3-8B on
+    an H100 whose sequences share a sixth of their KV are as fast as with 6 % less of it.
+
+    Args:
+        context: Tokens of all sequences.
+        shared: Of these, those that another sequence reads as well, counted once less than they are read.
+    """
+    return max(context - int(_SHARED_SAVES * shared), context // 2)
 
 
 class CostModel(ABC):

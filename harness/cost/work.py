@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.cost.additive import Work
 from harness.cost.shape import StepShape
-from runtime.scheduler.graph_sizes import chunks_captured
+from runtime.scheduler.graph_sizes import chunks_captured, decodes_fused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,14 +27,16 @@ KINDS = (
     "prefill_pairs",
     "captured_pairs",
     "decode_sequences",
+    "fused_kv",
     "decode_kv",
 )
-"""The order of amounts; only the last changes from one decode step to the next."""
+"""The order of amounts; from one decode step to the next only KV changes: one of the last two."""
 
 _TILE = 128  # queries of a head that a thread block attends for (FlashAttention-3)
 _BLOCKS = 2  # of decode attention that share a processor (FlashInfer)
 _BLOCK_BANDWIDTH = 40e9  # bytes/s of KV that one block reads: Qwen3-8B on an H100, Qwen3-32B with tp=4 on H200
 _CAPTURED = 2.2  # seconds of a captured chunk's attention over an eager one's: the same two
+_FUSED = 1.8  # seconds for a small decode's one kernel to read KV, over several kernels: Qwen3-8B on an H100
 
 
 class StepWork:
@@ -53,13 +55,16 @@ class StepWork:
         roofline: Gives each kind of work its shape; its device's processors are what blocks are shared over.
         chunk_graphs: Steps with chunks of few tokens replay CUDA graphs (see :mod:`runtime.scheduler.graph_sizes`):
             another attention kernel runs them, which never splits a decode beside the chunks.
+        fused_kv_bytes: Of a layer's KV, the most that a small decode reads in one kernel; 0 where none does.
     """
 
-    def __init__(self, roofline: Roofline, *, chunk_graphs: bool) -> None:
+    def __init__(self, roofline: Roofline, *, chunk_graphs: bool, fused_kv_bytes: int) -> None:
         model, hardware, tp = roofline.model, roofline.hardware, roofline.tp
         self.nothing_s = roofline.step_s(StepShape())
         self.kinds = _kinds(roofline, self.nothing_s)
         self._chunk_graphs = chunk_graphs
+        self._fused_kv_bytes = fused_kv_bytes
+        self._token_bytes = model.kv_bytes_per_token(tp, roofline.kv_dtype) // model.layers
         self._filling = hardware.processors * _TILE / max(1, model.heads // tp)  # queries
         heads = model.kv_heads_per_gpu(tp)
         self._splits = max(1, _BLOCKS * hardware.processors // heads)  # sequences, or parts of them, that run at once
@@ -85,6 +90,10 @@ class StepWork:
             np.asarray(amount, np.float64)
             for amount in self._amounts(SimpleNamespace(**columns), np.minimum, np.maximum)
         ]
+
+    def fused(self, rows: Any, context: Any) -> Any:
+        """Whether a decode, padded to so many rows and of so many tokens of KV, attends in one kernel a layer."""
+        return decodes_fused(rows, context, self._token_bytes, self._fused_kv_bytes)
 
     def decode_kv(self, sequences: Any, context: Any, longest: Any, least: Any = min, most: Any = max) -> Any:
         """Tokens of KV that decodes read, those of a sequence longer than the others counted as often as they cost.
@@ -117,6 +126,7 @@ class StepWork:
         captured = self._chunk_graphs & (chunks > 0) & chunks_captured(chunks, rows, longest)
         pairs = most(step.prefill_pairs, self._filling * longest)
         captured_pairs = captured * most(pairs, self._filling * step.decode_max_context)
+        fused = (chunks == 0) & self.fused(step.decode_rows, step.decode_context)
         kv = self.decode_kv(decodes, step.decode_context, step.decode_max_context, least, most)
         kv = captured * step.decode_context + (1 - captured) * kv
         return (
@@ -127,7 +137,8 @@ class StepWork:
             (1 - captured) * pairs,
             captured_pairs,
             decodes,
-            kv,
+            fused * step.decode_context,
+            (1 - fused) * kv,
         )
 
 
@@ -137,6 +148,9 @@ def _kinds(roofline: Roofline, nothing_s: float) -> list[Work]:
     def pairs_s(pairs: float) -> float:
         return roofline.prefill_attention_s(0, int(pairs), 0) - prefill_s
 
+    def kv_s(context: float) -> float:
+        return roofline.decode_attention_s(int(context)) - decode_s
+
     curves: dict[str, Callable[[float], float]] = {
         "rows": lambda rows: roofline.step_s(StepShape(decode_rows=int(rows))) - nothing_s,
         "sampled": lambda rows: roofline.step_s(StepShape(sampled=int(rows))) - nothing_s,
@@ -145,6 +159,7 @@ def _kinds(roofline: Roofline, nothing_s: float) -> list[Work]:
         "prefill_pairs": pairs_s,
         "captured_pairs": lambda pairs: _CAPTURED * pairs_s(pairs),
         "decode_sequences": lambda count: decode_s if count else 0.0,
-        "decode_kv": lambda context: roofline.decode_attention_s(int(context)) - decode_s,
+        "fused_kv": lambda context: _FUSED * kv_s(context),
+        "decode_kv": kv_s,
     }
     return [Work(kind, curves[kind]) for kind in KINDS]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.cost.shape import CostModel, StepShape
+from harness.cost.shape import CostModel, StepShape, read_tokens
 from harness.metrics.step_log import RunTiming, StepTiming
 from runtime.scheduler import Ahead, Batch
 from runtime.scheduler.graph_sizes import chunked_size, ladder
@@ -85,7 +85,7 @@ class Shapes:
     def __call__(self, batch: Batch) -> tuple[StepShape, bool]:
         decodes, chunks = len(batch.decodes), batch.chunks
         positions = batch.positions
-        context = sum(positions) + decodes
+        context = read_tokens(sum(positions) + decodes, batch.shared_tokens) if decodes else 0
         longest = max(positions) + 1 if positions else 0
         if not chunks:
             return self.of_decodes(decodes, context, longest)
@@ -182,7 +182,7 @@ class ModelledEngine:
         """
         sequences, steps = len(ahead.decodes), ahead.steps
         lengths = [sequence.computed for sequence in ahead.decodes]
-        context, longest = sum(lengths) + sequences, max(lengths) + 1
+        context, longest = read_tokens(sum(lengths) + sequences, ahead.shared_tokens), max(lengths) + 1
         shape, graph = self._shape.of_decodes(sequences, context, longest)
         launch_s, lead_s = self._cost.launch_s(shape, graph)
         schedule_s = self._schedule_s(sequences, shape)

@@ -61,6 +61,8 @@ class Batch:
         positions: See ``decodes``.
         admitted: Sequences admitted for the first time in this step.
         snapshot: The scheduler's state.
+        shared_tokens: Of KV in pages that several sequences hold, counted once less than they do: what the device reads
+            again.
     """
 
     step: int
@@ -69,6 +71,7 @@ class Batch:
     positions: list[int]
     admitted: list[Sequence]
     snapshot: Snapshot
+    shared_tokens: int = 0
 
     @property
     def samples(self) -> int:
@@ -110,12 +113,14 @@ class Ahead:
         steps: The most there can be.
         in_flight: Whether a step was in flight when the first was planned, so that one is behind the last.
         snapshot: The scheduler's state when it had planned the first.
+        shared_tokens: See :class:`Batch`; the same of all steps.
     """
 
     decodes: list[Sequence]
     steps: int
     in_flight: bool
     snapshot: Snapshot
+    shared_tokens: int
 
 
 @dataclass(slots=True)

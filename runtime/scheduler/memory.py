@@ -19,6 +19,7 @@ class KvMemory:
     Attributes:
         table: (max_running, max_row_pages) int32: the page of each page-sized run of a sequence's tokens, by the row
             that the sequence occupies. The engine reads it.
+        held_pages: Of all sequences' rows, a page counted once for each row that it is in.
 
     Args:
         config: Sizes.
@@ -29,6 +30,8 @@ class KvMemory:
         self.pool = PagePool(config.pages)
         self.cache = cache
         self.table: npt.NDArray[np.int32] = np.zeros((config.max_running, config.max_row_pages), np.int32)
+        self.held_pages = 0
+        self._pages = config.pages
         self._page_size = config.page_size
         self._free_rows = list(range(config.max_running - 1, -1, -1))
         self._evicted = 0
@@ -37,6 +40,11 @@ class KvMemory:
     def available_pages(self) -> int:
         """Pages free or held only by the cache."""
         return self.pool.free + self.cache.evictable_pages
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of KV of which sequences hold the same page, counted once less than they are held."""
+        return (self.held_pages - (self._pages - self.available_pages)) * self._page_size
 
     def take_evicted(self) -> int:
         """Pages evicted since this was last asked."""
@@ -60,6 +68,7 @@ class KvMemory:
         sequence.node, prefix = self.cache.lock(match, sequence)
         self.table[sequence.row, : len(prefix)] = prefix
         sequence.held_pages = len(prefix)
+        self.held_pages += len(prefix)
         sequence.cached = sequence.computed = match.tokens
 
     def extend(self, sequence: Sequence, count: int) -> None:
@@ -67,17 +76,20 @@ class KvMemory:
         held = sequence.held_pages
         self.table[sequence.row, held : held + count] = self.pool.take(count)
         sequence.held_pages = held + count
+        self.held_pages += count
 
     def grow(self, sequences: Sequences[Sequence]) -> None:
         """Append one free page to the row of each sequence."""
         for sequence, page in zip(sequences, self.pool.take(len(sequences)).tolist(), strict=True):
             self.table[sequence.row, sequence.held_pages] = page
             sequence.held_pages += 1
+        self.held_pages += len(sequences)
 
     def grow_by(self, sequences: Sequences[Sequence], counts: Sequences[int]) -> None:
         """Append ``counts[i]`` pages, evicting as needed, to the row of sequence ``i``."""
         total = sum(counts)
         self.obtain(total)
+        self.held_pages += total
         pages, at = self.pool.take(total), 0
         for sequence, count in zip(sequences, counts, strict=True):
             held = sequence.held_pages
@@ -103,6 +115,7 @@ class KvMemory:
             self.pool.give(duplicates)
         self.pool.give(self.table[sequence.row, sequence.cached // self._page_size : sequence.held_pages])
         self._free_rows.append(sequence.row)
+        self.held_pages -= sequence.held_pages
         sequence.row, sequence.held_pages, sequence.node = -1, 0, None
 
     def _insert(self, sequence: Sequence, end: int) -> PageIds:

@@ -238,7 +238,7 @@ class Scheduler:
                 self._decoding.append(sequence)
         if decodes:
             self.policy.reservation.stepped(1)
-        batch = Batch(step, chunks, decodes, positions, self._admitted, self._snapshot())
+        batch = Batch(step, chunks, decodes, positions, self._admitted, self._snapshot(), self.memory.shared_tokens)
         self._admitted = []
         self._preempted = 0
         return batch

@@ -35,9 +35,12 @@ def audit(scheduler: Scheduler) -> None:
         assert row[:known] == shared, f"{sequence} reads pages {row[:known]}, its path holds {shared}"
         placed.extend(row[known:])
     assert sorted(placed) == list(range(config.pages)), "a page is lost, or in two places"
+    rows = [memory.table[sequence.row, : sequence.held_pages].tolist() for sequence in holding]
+    held = [page for row in rows for page in row]
+    assert memory.shared_tokens == (len(held) - len(set(held))) * config.page_size
 
-    rows = [sequence.row for sequence in holding] + memory._free_rows
-    assert sorted(rows) == list(range(config.max_running))
+    indices = [sequence.row for sequence in holding] + memory._free_rows
+    assert sorted(indices) == list(range(config.max_running))
 
 
 def audit_drained(scheduler: Scheduler) -> None:

@@ -31,7 +31,7 @@ from runtime.scheduler import SchedulerConfig
 from runtime.server.config import EngineSpec
 from tests.cost.synthetic import engine_s, profile, roofline
 
-WORK = StepWork(roofline(), chunk_graphs=True)
+WORK = StepWork(roofline(), chunk_graphs=True, fused_kv_bytes=0)
 SERVER = SchedulerConfig(pages=25_000, page_size=16, max_running=256, max_context=40_960)
 SIZES = SchedulerConfig(pages=4096, page_size=16, max_running=64, max_context=8192)
 BENCH = Bench(

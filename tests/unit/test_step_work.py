@@ -11,7 +11,8 @@ from runtime.scheduler.graph_sizes import chunked_size
 from tests.cost.steps import step
 from tests.cost.synthetic import decode, mixed, roofline
 
-WORK = StepWork(roofline(), chunk_graphs=True)  # Qwen3-8B on one H100
+LIMIT = 32 << 20  # bytes: 8,192 tokens of 8 KV heads with 128 numbers of 2 bytes
+WORK = StepWork(roofline(), chunk_graphs=True, fused_kv_bytes=LIMIT)  # Qwen3-8B on one H100
 AT_ONCE = 33  # sequences: two blocks on each of 132 processors, over 8 KV heads
 
 
@@ -43,13 +44,26 @@ def test_chunks_are_captured_when_the_engine_has_a_graph_for_them(chunks, tokens
     graph = chunked_size(chunks, chunks * tokens, tokens + before, decodes) > 0
     assert (amounts["captured_pairs"] > 0) == graph
     assert (amounts["prefill_pairs"] > 0) != graph
-    eager = StepWork(roofline(), chunk_graphs=False).of(mixed(chunks, tokens, before, decodes, 100))
+    eager = StepWork(roofline(), chunk_graphs=False, fused_kv_bytes=0).of(mixed(chunks, tokens, before, decodes, 100))
     assert eager[KINDS.index("captured_pairs")] == 0
 
 
 @pytest.mark.parametrize("count", [1, 4, 64, 256])
 def test_decodes_of_equal_contexts_count_as_they_are(count):
-    assert of(decode(count, 1000))["decode_kv"] == 1000 * count
+    amounts = of(decode(count, 1000))
+    assert amounts["decode_kv"] + amounts["fused_kv"] == 1000 * count
+
+
+@pytest.mark.parametrize(
+    ("count", "context", "fused"), [(8, 1024, True), (8, 1025, False), (9, 100, False), (1, 8192, True)]
+)
+def test_small_decodes_of_little_kv_attend_in_one_kernel(count, context, fused):
+    amounts = of(decode(count, context))
+    assert (amounts["fused_kv"] > 0, amounts["decode_kv"] > 0) == (fused, not fused)
+
+
+def test_no_chunk_is_beside_a_decode_in_one_kernel():
+    assert of(mixed(1, 16, 0, 1, 100))["fused_kv"] == 0
 
 
 def test_one_long_context_is_left_alone_once_it_cannot_be_split():
