@@ -38,6 +38,8 @@ KERNEL_TESTS = [
     f"tests/unit/test_{name}.py"
     for name in ("fused_decode", "triton_attention", "fp8", "fused_moe", "reduce_norm", "chunk_graphs", "direct_launch")
 ]
+# A checkout may be read only; pytest-benchmark, where it is installed, refuses to be run by several processes.
+PLAIN = ("-p", "no:cacheprovider", "-p", "no:benchmark")
 FP8_CASES = ["16:triton:graph:bf16/bf16", "16:auto:graph:bf16/fp8", "16:auto:graph:fp8/bf16", "16:auto:graph:fp8/fp8"]
 MOE_CASES = ["16:auto:graph:bf16/bf16", "16:auto:graph:fp8/bf16"]
 
@@ -85,10 +87,10 @@ def parts(out: Path) -> list[tuple[Part, Callable[[str], str]]]:
         engine("fp8", 170, "--models", "qwen3_8b", "--cases", *FP8_CASES),
         # Each process holds kernels and models of its own: ten find room.
         (
-            Part("tests", ["pytest", "tests/gpu", *KERNEL_TESTS, "-q", "-n", "10", "-p", "no:cacheprovider"], 100),
+            Part("tests", ["pytest", "tests/gpu", *KERNEL_TESTS, "-q", "-n", "10", *PLAIN], 100),
             last_lines,
         ),
-        (Part("sizing", ["pytest", "tests/gpu/test_kv_sizing.py", "-q", "-p", "no:cacheprovider"], 30), last_lines),
+        (Part("sizing", ["pytest", "tests/gpu/test_kv_sizing.py", "-q", *PLAIN], 30), last_lines),
     ]
 
 
