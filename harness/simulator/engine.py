@@ -85,7 +85,9 @@ class Shapes:
     def __call__(self, batch: Batch) -> tuple[StepShape, bool]:
         decodes, chunks = len(batch.decodes), batch.chunks
         positions = batch.positions
-        context = read_tokens(sum(positions) + decodes, batch.shared_tokens) if decodes else 0
+        context = sum(positions) + decodes
+        if batch.shared_tokens:
+            context = read_tokens(context, batch.shared_tokens)
         longest = max(positions) + 1 if positions else 0
         if not chunks:
             return self.of_decodes(decodes, context, longest)
@@ -182,7 +184,9 @@ class ModelledEngine:
         """
         sequences, steps = len(ahead.decodes), ahead.steps
         lengths = [sequence.computed for sequence in ahead.decodes]
-        context, longest = read_tokens(sum(lengths) + sequences, ahead.shared_tokens), max(lengths) + 1
+        context, longest = sum(lengths) + sequences, max(lengths) + 1
+        if ahead.shared_tokens:
+            context = read_tokens(context, ahead.shared_tokens)
         shape, graph = self._shape.of_decodes(sequences, context, longest)
         launch_s, lead_s = self._cost.launch_s(shape, graph)
         schedule_s = self._schedule_s(sequences, shape)

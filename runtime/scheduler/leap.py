@@ -43,7 +43,7 @@ class LeapingScheduler(Scheduler):
             ends = len(decodes) != len(self._decoding)
             if self._waiting and (in_flight.chunks or ends):
                 return None  # what it computed, or who ends with it, may let someone in
-            if ends and self.memory.shared_tokens:
+            if ends and self.memory.shared_tokens(self.available_pages):
                 return None  # with whoever ends the next step reads less again
         # The step after which the first of them ends is planned, and committed, on its own.
         steps = min([s.end_tokens - s.total + s.prompt_tokens for s in decodes], default=0) - (in_flight is None)
@@ -60,7 +60,8 @@ class LeapingScheduler(Scheduler):
         if growing:
             self.memory.obtain(len(growing))
             self.memory.grow(growing)
-        return Ahead(decodes, steps, in_flight is not None, self._snapshot(), self.memory.shared_tokens)
+        snapshot = self._snapshot()
+        return Ahead(decodes, steps, in_flight is not None, snapshot, self._shared_tokens(snapshot))
 
     def leap(self, ahead: Ahead, steps: int) -> DecodeRun:
         """Plan the others of the first ``steps`` steps ahead, and commit all but the last if one is to be in flight.

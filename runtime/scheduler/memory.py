@@ -41,10 +41,13 @@ class KvMemory:
         """Pages free or held only by the cache."""
         return self.pool.free + self.cache.evictable_pages
 
-    @property
-    def shared_tokens(self) -> int:
-        """Tokens of KV of which sequences hold the same page, counted once less than they are held."""
-        return (self.held_pages - (self._pages - self.available_pages)) * self._page_size
+    def shared_tokens(self, available_pages: int) -> int:
+        """Tokens of KV of which sequences hold the same page, counted once less than they are held.
+
+        Args:
+            available_pages: As :attr:`available_pages` is now; who asks has just counted them.
+        """
+        return (self.held_pages + available_pages - self._pages) * self._page_size
 
     def take_evicted(self) -> int:
         """Pages evicted since this was last asked."""

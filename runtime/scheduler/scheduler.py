@@ -238,7 +238,8 @@ class Scheduler:
                 self._decoding.append(sequence)
         if decodes:
             self.policy.reservation.stepped(1)
-        batch = Batch(step, chunks, decodes, positions, self._admitted, self._snapshot(), self.memory.shared_tokens)
+        snapshot = self._snapshot()
+        batch = Batch(step, chunks, decodes, positions, self._admitted, snapshot, self._shared_tokens(snapshot))
         self._admitted = []
         self._preempted = 0
         return batch
@@ -253,6 +254,9 @@ class Scheduler:
             memory.take_evicted(),
             self._preempted,
         )
+
+    def _shared_tokens(self, snapshot: Snapshot) -> int:
+        return self.memory.shared_tokens(snapshot.free_pages + snapshot.evictable_pages)
 
     def _plan_decodes(self, plan: StepPlan, now: float) -> list[Sequence]:
         """The decoding sequences that take part, with a page for their next token; preempts where KV has run out."""

@@ -37,7 +37,7 @@ def audit(scheduler: Scheduler) -> None:
     assert sorted(placed) == list(range(config.pages)), "a page is lost, or in two places"
     rows = [memory.table[sequence.row, : sequence.held_pages].tolist() for sequence in holding]
     held = [page for row in rows for page in row]
-    assert memory.shared_tokens == (len(held) - len(set(held))) * config.page_size
+    assert memory.shared_tokens(memory.available_pages) == (len(held) - len(set(held))) * config.page_size
 
     indices = [sequence.row for sequence in holding] + memory._free_rows
     assert sorted(indices) == list(range(config.max_running))
