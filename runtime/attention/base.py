@@ -122,6 +122,8 @@ class GraphStep(AttentionStep):
 class GpuAttention(Attention):
     """An attention backend whose decodes can be captured in CUDA graphs.
 
+    Where a batch is small there may be two of a size, :meth:`graph_step` and :meth:`fused_step`, over the same tables.
+
     Attributes:
         kv: (layers, 2, slots, KV heads, head_dim): the KV pool, keys at 0 and values at 1.
         page_size: Tokens a page.
@@ -139,6 +141,13 @@ class GpuAttention(Attention):
             slots: (size,) int64 on the device, at an address that stays.
             tables: int32 on the device, :meth:`table_entries` long at least; steps that run in turn may share it.
         """
+
+    def fused_step(self, size: int, slots: Tensor, tables: Tensor) -> GraphStep | None:  # noqa: ARG002
+        """The same, each layer in one kernel, for decodes of little KV; None where a backend has no such kernel.
+
+        See :func:`runtime.scheduler.graph_sizes.decodes_fused`.
+        """
+        return None
 
     @abstractmethod
     def table_entries(self, size: int, columns: int) -> int:

@@ -29,7 +29,8 @@ class AttentionChoice(NamedTuple):
     Attributes:
         prefill: For sequences that compute a chunk of their prompt.
         decode: For those that compute one token.
-        small_decodes: For captured decodes of few sequences; None where those are decodes as all others.
+        small_decodes: For captured decodes of few sequences and little KV, see
+            :func:`runtime.scheduler.graph_sizes.decodes_fused`; None where those are decodes as all others.
     """
 
     prefill: str
@@ -43,7 +44,7 @@ def choose_attention(name: str, placement: Placement, head_dim: int) -> Attentio
     Args:
         name: ``flashinfer``, ``triton``, ``torch``; two of the first for prefill and decode, as in
             ``flashinfer+triton``; or ``auto``: FlashInfer where its kernels are compiled, but for captured decodes
-            of few sequences Triton from Hopper on; else Triton on a GPU, else PyTorch.
+            of little KV Triton from Hopper on; else Triton on a GPU, else PyTorch.
         placement: Device, and dtypes of activations and KV.
         head_dim: Width of a head.
 
@@ -97,9 +98,7 @@ def gpu_attention(choice: AttentionChoice, kv: Tensor, page_size: int, heads: in
     """
     decode = _make(choice.decode, kv, page_size, heads)
     if choice.small_decodes:
-        from runtime.attention.triton import FUSED_SEQUENCES
-
-        decode = SmallDecodes(_make(choice.small_decodes, kv, page_size, heads), decode, FUSED_SEQUENCES)
+        decode = SmallDecodes(_make(choice.small_decodes, kv, page_size, heads), decode)
     if choice.prefill == choice.decode:
         return decode
     return SplitAttention(_make(choice.prefill, kv, page_size, heads), decode)

@@ -36,6 +36,9 @@ class SplitAttention(GpuAttention):
     def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> GraphStep:
         return self._decode.graph_step(size, slots, tables)
 
+    def fused_step(self, size: int, slots: Tensor, tables: Tensor) -> GraphStep | None:
+        return self._decode.fused_step(size, slots, tables)
+
     def table_entries(self, size: int, columns: int) -> int:
         return self._decode.table_entries(size, columns)
 

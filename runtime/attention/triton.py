@@ -24,10 +24,6 @@ from runtime.kernels.fused_decode import fused_decode
 from runtime.kernels.launch import OVERLAP_TOKENS
 from runtime.kernels.paged_attention import SPLIT_TOKENS, AttentionShape, AttentionTables, decode, prefill
 
-FUSED_SEQUENCES = 8
-"""Of the largest captured decode whose layers rotate, store and attend in one kernel. Steps of Qwen3-8B on an H200,
-with contexts of 576, against FlashInfer's kernels: 1.05 times as fast at batch 1, 1.04 at 4, 1.03 at 8, 0.98 at 16."""
-
 _PROGRAMS_A_PROCESSOR = 4  # among which short batches are split
 _PROCESSORS_OF_A_CPU = 8  # in Triton's interpreter
 
@@ -53,7 +49,6 @@ class TritonAttention(GpuAttention):
             processors = properties.multi_processor_count
             self.overlap_launch = properties.major >= 9
         self._programs = processors * _PROGRAMS_A_PROCESSOR
-        self.arrived = torch.zeros(FUSED_SEQUENCES * self.shape.kv_heads, dtype=torch.int32, device=kv.device)
 
     def plan(self, metadata: AttentionMetadata) -> AttentionStep:
         queries, lengths, split = metadata.query_lengths, metadata.lengths, metadata.prefills
@@ -64,7 +59,10 @@ class TritonAttention(GpuAttention):
         return _EagerStep(self, metadata.slots, int(queries[prefills].sum()), chunks, singles)
 
     def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> TritonGraphStep:
-        return (FusedGraphStep if size <= FUSED_SEQUENCES else TritonGraphStep)(self, size, slots, tables)
+        return TritonGraphStep(self, size, slots, tables)
+
+    def fused_step(self, size: int, slots: Tensor, tables: Tensor) -> FusedGraphStep:
+        return FusedGraphStep(self, size, slots, tables)
 
     def table_entries(self, size: int, columns: int) -> int:
         return aligned(_Layout(size, self.most_items(size)).pages + size * columns)
@@ -239,7 +237,15 @@ class TritonGraphStep(GraphStep):
 
 
 class FusedGraphStep(TritonGraphStep):
-    """The same, a layer in one kernel."""
+    """The same, a layer in one kernel.
+
+    Attributes:
+        arrived: (size * KV heads,) int32, see :func:`runtime.kernels.fused_decode.fused_decode`.
+    """
+
+    def __init__(self, attention: TritonAttention, size: int, slots: Tensor, tables: Tensor) -> None:
+        super().__init__(attention, size, slots, tables)
+        self.arrived = torch.zeros(size * attention.shape.kv_heads, dtype=torch.int32, device=slots.device)
 
     def rotate_and_attend(
         self,
@@ -259,7 +265,7 @@ class FusedGraphStep(TritonGraphStep):
             self.slots,
             self._tables,
             self._most_items,
-            self._attention.arrived,
+            self.arrived,
             self._attention.shape,
             overlap_launch=self._overlap,
         )

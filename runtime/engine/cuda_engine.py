@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,8 @@ from runtime.engine.inputs import StepInputs, step_inputs
 from runtime.engine.memory import kv_pool
 from runtime.engine.params import SamplingParams
 from runtime.engine.results import token_logprobs
-from runtime.engine.sampler import Sampled, Sampler
+from runtime.engine.sampler import Sampled, Sampler, SamplingPlan
+from runtime.engine.warm import of_no_sequence, warm_plans, warm_prefills, warm_rows
 from runtime.layers.parts import Placement
 from runtime.models.config import ModelConfig
 from runtime.models.decoder import CausalLm
@@ -27,6 +30,8 @@ from runtime.scheduler.batch import Batch
 from runtime.scheduler.config import SchedulerConfig
 from runtime.scheduler.graph_sizes import chunked_size
 from runtime.transfer import to_device, to_host
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +140,7 @@ class CudaEngine(Engine[CudaTicket]):
             graph = False
         sampled = None
         if len(inputs.sampled):
-            chosen = self._sampler.sample(self._model.logits(hidden), plan)
-            self._last_token[rows] = chosen.tokens
-            sampled = Sampled(
-                *(
-                    None if tensor is None else to_host(tensor)  # type: ignore[arg-type]
-                    for tensor in (chosen.tokens, chosen.logprobs, chosen.top_ids, chosen.top_logprobs)
-                )
-            )
+            sampled = self._sample(hidden, rows, plan)
         foretold = plan.forced is not None and bool((plan.forced >= 0).all())
         return CudaTicket(began, self._clock.mark(), sequences, graph, sampled, foretold, plan.logprobs)
 
@@ -153,6 +151,27 @@ class CudaEngine(Engine[CudaTicket]):
             return StepResult([], [], run)
         tokens = None if ticket.foretold else ticket.sampled.tokens.tolist()
         return StepResult(tokens, token_logprobs(ticket.sampled, ticket.logprobs), run)
+
+    @torch.inference_mode()
+    def warm_up(self, step_tokens: int) -> None:
+        """Run steps of no sequence kernel by kernel, onto the page and the row of none; see :mod:`runtime.engine.warm`.
+
+        The memory that they take stays reserved for the steps to come, which need as much.
+        """
+        begun_s, max_running = time.monotonic(), len(self._last_token) - 1
+        page = self._attention.kv.shape[2] // self._page_size - 1
+        nowhere = {"row": max_running, "page": page, "page_size": self._page_size}
+        logger.info("kernels: loading those of steps of up to %d prompt tokens", step_tokens)
+        for inputs in warm_prefills(step_tokens, max_running, **nowhere):
+            hidden, rows = self._forward(inputs)
+        for count in warm_rows(max_running):
+            if self._decodes is None:
+                self._forward(of_no_sequence([], count, **nowhere))
+            for plan in warm_plans(count):
+                self._sample(hidden[:1].expand(count, -1).contiguous(), rows[:1].expand(count), plan)
+        self._last_token.zero_()
+        torch.cuda.synchronize(self._device)
+        logger.info("kernels: loaded in %.1f s", time.monotonic() - begun_s)
 
     def close(self) -> None:
         torch.cuda.synchronize(self._device)
@@ -173,6 +192,23 @@ class CudaEngine(Engine[CudaTicket]):
             AttentionMetadata(inputs.query_lengths, inputs.lengths, inputs.pages, inputs.prefills, slots)
         )
         return self._model(tokens, positions, attention)[last], rows
+
+    def _sample(self, hidden: Tensor, rows: Tensor, plan: SamplingPlan) -> Sampled:
+        """Choose tokens, on their way to the host; the next step finds them on the device.
+
+        Args:
+            hidden: (sampled, hidden_size).
+            rows: (sampled,) of the page table.
+            plan: How.
+        """
+        chosen = self._sampler.sample(self._model.logits(hidden), plan)
+        self._last_token[rows] = chosen.tokens
+        return Sampled(
+            *(
+                None if tensor is None else to_host(tensor)  # type: ignore[arg-type]
+                for tensor in (chosen.tokens, chosen.logprobs, chosen.top_ids, chosen.top_logprobs)
+            )
+        )
 
 
 def _chunked_size(inputs: StepInputs) -> int:

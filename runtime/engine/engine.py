@@ -86,5 +86,14 @@ class Engine(ABC, Generic[TicketT]):
             Exception: Whatever the step died of.
         """
 
+    def warm_up(self, step_tokens: int) -> None:
+        """Run what the first steps would be slow to run, before there are any.
+
+        It changes nothing that later steps compute. All ranks call it together.
+
+        Args:
+            step_tokens: The most prompt tokens in a step.
+        """
+
     def close(self) -> None:
         """Release what the engine holds; steps launched are finished first."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from runtime.attention.base import GpuAttention, GraphStep
 from runtime.engine.inputs import IntArray, StepInputs
 from runtime.models.decoder import CausalLm
-from runtime.scheduler.graph_sizes import ladder
+from runtime.scheduler.graph_sizes import FUSED_SEQUENCES, decodes_fused, ladder
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class _Captured(NamedTuple):
 class DecodeGraphs:
     """The forward pass of a decode, captured at a ladder of batch sizes; a smaller batch is padded.
 
+    A small size is captured twice, where attention can fuse a layer's kernels: for little KV and for much.
+
     Padding decodes a token of no sequence onto the page of no sequence. All graphs share their memory: what a
     step computes is to be read before the next one is run.
 
@@ -74,20 +76,24 @@ class DecodeGraphs:
         device = last_token.device
         self._inputs = torch.zeros(3 * largest, dtype=torch.int64, device=device)  # rows, positions, slots
         tables = torch.zeros(attention.table_entries(largest, columns), dtype=torch.int32, device=device)
+        self._token_bytes = attention.kv[0, :, 0].nbytes  # of a layer's KV
         self._captured: dict[int, _Captured] = {}
-        for size in reversed(self._sizes):  # the largest first: the others fit in its memory
+        self._fused: dict[int, _Captured] = {}
+
+        def capture(size: int, step: GraphStep) -> _Captured:
             rows, positions, slots = self._inputs[: 3 * size].view(3, size)
-            step = attention.graph_step(size, slots, tables)
-
-            def forward(rows: Tensor = rows, positions: Tensor = positions, step: GraphStep = step) -> Tensor:
-                return model(last_token[rows], positions, step)  # type: ignore[no-any-return]
-
             rows.fill_(self._padding_row)
             positions.zero_()
             slots.fill_(self._padding_page * self._page_size)
             step.plan(np.ones(size, np.int64), np.full((size, 1), self._padding_page, np.int32))
-            graph, hidden = captured(forward, pool)
-            self._captured[size] = _Captured(graph, step, hidden)
+            graph, hidden = captured(lambda: model(last_token[rows], positions, step), pool)
+            return _Captured(graph, step, hidden)
+
+        for size in reversed(self._sizes):  # the largest first: the others fit in its memory
+            slots = self._inputs[2 * size : 3 * size]
+            self._captured[size] = capture(size, attention.graph_step(size, slots, tables))
+            if size <= FUSED_SEQUENCES and (fused := attention.fused_step(size, slots, tables)):
+                self._fused[size] = capture(size, fused)
             if len(self._captured) % _TOLD == 0 or len(self._captured) == len(self._sizes):
                 logger.info("CUDA graphs: captured %d of %d batch sizes", len(self._captured), len(self._sizes))
 
@@ -104,8 +110,10 @@ class DecodeGraphs:
         count = len(inputs.rows)
         size = self.padded(count)
         chosen = self._captured[size]
+        if size in self._fused and decodes_fused(size, int(inputs.lengths.sum()), self._token_bytes):
+            chosen = self._fused[size]
         padding = size - count
-        pinned = torch.empty(3, size, dtype=torch.int64, pin_memory=True)
+        pinned = torch.empty(3, size, dtype=torch.int64, pin_memory=self._inputs.is_cuda)
         host = pinned.numpy()
         host[:, :count] = inputs.rows, inputs.positions, inputs.slots
         host[:, count:] = np.array([[self._padding_row], [0], [self._padding_page * self._page_size]])

@@ -24,7 +24,7 @@ from runtime.engine.cuda_engine import CudaEngine
 from runtime.engine.dtypes import placement_dtypes
 from runtime.engine.engine import Engine, StepResult, StepRun
 from runtime.engine.inputs import StepInputs, step_inputs
-from runtime.engine.memory import kv_pool, pages_on_gpu
+from runtime.engine.memory import KvMemoryError, kv_pool, pages_on_gpu
 from runtime.engine.params import SamplingParams
 from runtime.engine.place import EnginePlace, LoadedEngine
 from runtime.engine.results import token_logprobs
@@ -228,4 +228,16 @@ def build(options: Mapping[str, Any], place: EnginePlace) -> LoadedEngine:
         )
         pages = fitted_pages(make, scheduler, step_tokens=place.step_tokens, measure=measure)
         scheduler = replace(scheduler, pages=pages)
-    return LoadedEngine(scheduler, partial(make, scheduler))
+
+    def start(table: npt.NDArray[np.int32]) -> Engine[Any]:
+        engine = make(scheduler, table)
+        try:
+            engine.warm_up(place.step_tokens)
+        except torch.OutOfMemoryError as error:
+            raise KvMemoryError(
+                f"engine.pages={scheduler.pages}: they leave no room for a step of {place.step_tokens} prompt tokens "
+                f"({str(error).partition('. ')[0]}); lower engine.pages or policy.batching.step_tokens"
+            ) from error
+        return engine
+
+    return LoadedEngine(scheduler, start)

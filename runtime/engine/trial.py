@@ -48,6 +48,7 @@ def fitted_pages(
     try:
         engine = make(replace(scheduler, pages=1), table)
         run_largest_steps(engine, scheduler, step_tokens)
+        engine.warm_up(step_tokens)  # kernels take memory too
         # Activations stay reserved. The trial's page tables have a column; the real ones are on the device too: one for
         # graphs of decodes, one for graphs of steps with chunks.
         pages = measure(2 * table.nbytes)

@@ -81,6 +81,14 @@ VARIANTS: Variants = {
 }
 
 
+# Of captured decodes, whatever their KV.
+ONE_KERNEL: Contexts = [
+    partial(replaced, graphs, "FUSED_SEQUENCES", max(SMALL_BATCHES)),
+    partial(replaced, graphs, "decodes_fused", lambda *_: True),
+]
+SEVERAL_KERNELS: Contexts = [partial(replaced, graphs, "FUSED_SEQUENCES", 0)]
+
+
 def one_kernel(
     tokens: int = 64,
     fetched: int = 64,
@@ -91,7 +99,7 @@ def one_kernel(
 ) -> tuple[AttentionChoice, Contexts]:
     """Attention in one kernel: its tiling, how many programs a processor KV is split for, and its shortest parts."""
     return TRITON, [
-        partial(replaced, triton_attention, "FUSED_SEQUENCES", max(SMALL_BATCHES)),
+        *ONE_KERNEL,
         partial(replaced, triton_attention, "_PROGRAMS_A_PROCESSOR", programs),
         partial(replaced, triton_attention, "SPLIT_TOKENS", least),
         partial(replaced, fused_decode, "TILING", FusedTiling(tokens, fetched, warps)),
@@ -100,7 +108,7 @@ def one_kernel(
 
 ATTENTION_VARIANTS: Variants = {
     "FlashInfer": (FLASHINFER, []),
-    "three kernels": (TRITON, [partial(replaced, triton_attention, "FUSED_SEQUENCES", 0)]),
+    "three kernels": (TRITON, SEVERAL_KERNELS),
     "one kernel": one_kernel(),
     "one, nothing fetched behind": one_kernel(fetched=0),
     "one, 128 fetched behind": one_kernel(fetched=128),
@@ -145,14 +153,21 @@ def under(contexts: Contexts, work: Callable[..., T], *arguments: Any) -> T:
 
 
 class Steps:
-    """A model, whole or its first layers, and a KV pool that variants share."""
+    """A model, whole or its first layers, and a KV pool that variants share.
 
-    def __init__(self, name: str, sequences: int, **changed: Any) -> None:
+    Args:
+        name: Of conf/model.
+        sequences: With a row of the page table each.
+        context: Tokens that each has room for, and some more.
+        changed: Fields of the model.
+    """
+
+    def __init__(self, name: str, sequences: int, context: int = CONTEXT, **changed: Any) -> None:
         fields = yaml.safe_load((CONF / f"{name}.yaml").read_text()) | changed
         self.config: ModelConfig = load_model_config(fields)
         self.placement = Placement(SingleCommunicator(), torch.device("cuda"), HALF)
         self.model = load_model(fields, self.config, self.placement, 1)
-        self.columns = -(-(CONTEXT + STEPS + 8) // PAGE_SIZE)
+        self.columns = -(-(context + STEPS + 8) // PAGE_SIZE)
         pages = sequences * self.columns
         self.pool = kv_pool(self.config, self.placement, pages=pages + 1, page_size=PAGE_SIZE).normal_()
         order = np.random.default_rng(0).permutation(pages).astype(np.int32)
@@ -206,13 +221,13 @@ class Steps:
         return kernel_table(f"decode at batch {batch}", profiler, wall_ms, STEPS + 2)
 
     @torch.inference_mode()
-    def decode_ms(self, captured: DecodeGraphs, batch: int) -> float:
+    def decode_ms(self, captured: DecodeGraphs, batch: int, context: int = CONTEXT) -> float:
         """Milliseconds of a step with LM head and argmax."""
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         for step in range(STEPS + 2):
             if step == 2:
                 start.record()
-            logits, at = self.step(captured, batch, CONTEXT + step)
+            logits, at = self.step(captured, batch, context + step)
             self.last_token[at] = logits.argmax(dim=-1)
         end.record()
         end.synchronize()

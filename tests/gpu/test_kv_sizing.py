@@ -43,6 +43,7 @@ def test_the_engine_stays_within_its_share() -> None:
     assert in_use() < before + (300 << 20), "the trial leaves memory behind"
     sizes = replace(SIZES, pages=pages)
     engine = make(sizes, np.zeros((sizes.max_running, sizes.max_row_pages), np.int32))
+    engine.warm_up(STEP_TOKENS)
     run_largest_steps(engine, sizes, STEP_TOKENS)
     assert in_use() < fraction * total * 1.02
     pool_bytes = pages * page_bytes(model.config, page_size=16, ranks=1, dtype=torch.bfloat16)

@@ -15,10 +15,12 @@ from tests.tiny.interpreter import DEVICE, DTYPE, ON_GPU
 # isort: split
 from runtime.attention.base import AttentionMetadata
 from runtime.attention.small_decodes import SmallDecodes
+from runtime.attention.split import SplitAttention
 from runtime.attention.torch import TorchAttention
-from runtime.attention.triton import FUSED_SEQUENCES, FusedGraphStep, TritonAttention
+from runtime.attention.triton import FusedGraphStep, TritonAttention
 from runtime.kernels import HeadNorms, TorchKernels
 from runtime.kernels.fp8 import FP8
+from runtime.scheduler.graph_sizes import FUSED_SEQUENCES
 
 EPS = 1e-6
 LAYERS = 2
@@ -61,8 +63,7 @@ class Decodes:
         self.slots = torch.zeros(len(lengths), dtype=torch.int64, device=DEVICE)
         entries = self.attention.table_entries(len(lengths), self.pages.shape[1])
         tables = torch.full((entries,), -1, dtype=torch.int32, device=DEVICE)
-        self.step = self.attention.graph_step(len(lengths), self.slots, tables)
-        assert isinstance(self.step, FusedGraphStep)
+        self.step = self.attention.fused_step(len(lengths), self.slots, tables)
 
     def plan(self) -> None:
         """Each sequence becomes a token longer."""
@@ -109,7 +110,7 @@ class Decodes:
         untouched = self.kv.view(torch.uint8) == before.view(torch.uint8)  # NaN too
         assert untouched[:, :, ~written].all()
         assert untouched[[other for other in range(LAYERS) if other != layer]].all()
-        assert not self.attention.arrived.any()
+        assert not self.step.arrived.any()
         return found
 
 
@@ -205,16 +206,18 @@ def test_padding_shares_a_slot() -> None:
     assert difference(found[1:], values[1:]) < 1e-2
 
 
-def test_only_small_decodes_are_fused() -> None:
+def test_fused_steps_are_one_backends_and_all_others_the_others() -> None:
     pool = torch.zeros(1, 2, 64, 2, 16, dtype=DTYPE, device=DEVICE)
     fused, plain = TritonAttention(pool, 16, 4), TritonAttention(pool, 16, 4)
-    attention = SmallDecodes(fused, plain, FUSED_SEQUENCES)
+    attention = SmallDecodes(fused, plain)
     entries = attention.table_entries(FUSED_SEQUENCES + 1, 4)
     assert entries >= fused.table_entries(FUSED_SEQUENCES, 4)
     slots, tables = (torch.zeros(count, dtype=torch.int64, device=DEVICE) for count in (FUSED_SEQUENCES + 1, entries))
-    small = attention.graph_step(FUSED_SEQUENCES, slots[:-1], tables.int())
-    large = attention.graph_step(FUSED_SEQUENCES + 1, slots, tables.int())
-    assert small._attention is fused  # type: ignore[attr-defined]
-    assert large._attention is plain  # type: ignore[attr-defined]
-    assert isinstance(small, FusedGraphStep)
-    assert not isinstance(large, FusedGraphStep)
+    for split in (attention, SplitAttention(plain, attention)):
+        small = split.fused_step(FUSED_SEQUENCES, slots[:-1], tables.int())
+        assert isinstance(small, FusedGraphStep)
+        assert small._attention is fused
+        for size in (FUSED_SEQUENCES, FUSED_SEQUENCES + 1):
+            step = split.graph_step(size, slots[:size], tables.int())
+            assert not isinstance(step, FusedGraphStep)
+            assert step._attention is plain  # type: ignore[attr-defined]

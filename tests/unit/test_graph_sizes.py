@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.simulator.engine import EngineOptions, Shapes
-from runtime.scheduler.graph_sizes import CHUNKED_SIZES, LONGEST_CHUNKED, MOST_CHUNKS, chunked_size, ladder
+from runtime.scheduler.graph_sizes import (
+    CHUNKED_SIZES,
+    FUSED_KV_BYTES,
+    FUSED_SEQUENCES,
+    LONGEST_CHUNKED,
+    MOST_CHUNKS,
+    chunked_size,
+    decodes_fused,
+    ladder,
+)
 from tests.tiny.steps import batch_of
 
 MOST = CHUNKED_SIZES[-1]
@@ -28,6 +38,30 @@ def test_ladder_ends_at_the_largest() -> None:
     assert ladder(20) == [1, 2, 4, 8, 16, 20]
     assert ladder(24) == [1, 2, 4, 8, 16, 24]
     assert list(CHUNKED_SIZES) == sorted(set(CHUNKED_SIZES))
+
+
+def padded(sequences: int, largest: int) -> int:
+    return next(size for size in ladder(largest) if size >= sequences)
+
+
+@given(st.integers(1, 40), st.integers(0, 500), st.integers(1, 200_000), st.sampled_from([512, 4096, 8192]))
+def test_a_small_decode_of_little_kv_is_fused_padded_or_not(
+    sequences: int, more: int, context: int, token_bytes: int
+) -> None:
+    fused = decodes_fused(sequences, context, token_bytes)
+    assert fused == (sequences <= FUSED_SEQUENCES and context * token_bytes <= FUSED_KV_BYTES)
+    assert decodes_fused(padded(sequences, sequences + more), context, token_bytes) == fused
+    steps = np.arange(context, context + 5 * sequences, sequences)
+    each = [decodes_fused(sequences, tokens, token_bytes) for tokens in steps.tolist()]
+    assert decodes_fused(sequences, steps, token_bytes).tolist() == each
+    assert each == sorted(each, reverse=True)  # a context only grows out of it
+
+
+def test_each_gpu_counts_its_own_kv() -> None:
+    """Qwen3-8B has 4,096 bytes of KV a layer and token: what is much for one GPU is little for each of two."""
+    assert decodes_fused(8, 8192, 4096)
+    assert not decodes_fused(8, 8193, 4096)
+    assert decodes_fused(8, 16_384, 2048)
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,17 @@ def test_pages_are_counted_while_the_trial_stands_and_never_more_than_asked() ->
     def measure(workspace_bytes: int) -> int:
         assert workspace_bytes == 2 * 3 * 4 * 4  # page tables on the device, int32
         standing.append(len(made))
+        assert warmed == [64] * len(made), "what kernels take is taken"
         return 400
 
     made: list[SchedulerConfig] = []
+    warmed: list[int] = []
 
     def make(sizes: SchedulerConfig, table: npt.NDArray[np.int32]) -> Engine[Any]:
         made.append(sizes)
-        return engine_of(sizes, table)
+        engine = engine_of(sizes, table)
+        engine.warm_up = warmed.append  # type: ignore[method-assign]
+        return engine
 
     assert fitted_pages(make, SIZES, step_tokens=64, measure=measure) == 400
     assert fitted_pages(make, replace(SIZES, pages=30), step_tokens=64, measure=measure) == 30
