@@ -82,10 +82,12 @@ class Bench:
     def batch(self, place: Place) -> Batch:
         """A step as the scheduler would plan it, of new objects, its pages in no order, its outputs foretold."""
         page_size = self.scheduler.config.page_size
-        sequences, taken = [], 0
+        sequences, taken, common = [], 0, place.shared // page_size
         for row, tokens in enumerate(place.contexts()):
             count = -(-tokens // page_size)
             self._table[row, :count] = self._pages[taken : taken + count]
+            if row > place.prefills:
+                self._table[row, :common] = self._table[place.prefills, :common]
             taken += count
             sequence = Sequence(row, tokens, self._tokens, 1, foretold_tokens=1)
             sequence.row = row

@@ -18,7 +18,15 @@ import numpy as np
 from harness.backends.runtime import Runtime, runtime_of
 from harness.calibrate import host
 from harness.calibrate.bench import Bench, StepTimes, decode_before
-from harness.calibrate.places import TURNS, Place, coarse_grid, leave_one_out, next_place, smallest_of_each_kind
+from harness.calibrate.places import (
+    TURNS,
+    Place,
+    coarse_grid,
+    leave_one_out,
+    next_place,
+    sharing,
+    smallest_of_each_kind,
+)
 from harness.calibrate.ranks import AllReduce, Others, Setup, Steps, all_reduce_seconds
 from harness.config import ExperimentConfig
 from harness.cost.hardware import Hardware
@@ -92,6 +100,7 @@ class Calibration:
         self.failures: list[str] = []
         self.took_s: dict[str, float] = {}
         self._environment = describe_environment()
+        self._shared_saves: float | None = None
         self._steps: list[StepPoint] = []
         self._host: dict[tuple[str, int, int, bool, bool], list[float]] = {}
         self._collectives: list[CollectivePoint] = []
@@ -156,6 +165,7 @@ class Calibration:
             steps=sorted(self._steps, key=lambda point: dataclasses.astuple(point.shape)),
             host=[_host_point(key, seconds) for key, seconds in sorted(self._host.items())],
             collectives=self._collectives,
+            shared_saves=self._shared_saves,
             fused_kv_bytes=self._fused_kv_bytes if replayed else 0,
         )
 
@@ -167,6 +177,7 @@ class Calibration:
         self._done("first steps")
         self._part("host stages", self._host_stages)
         self._part("the serving loop", lambda: self._loop_stages(bench))
+        self._part("shared prefixes", lambda: self._sharing(bench, others))
         if self._config.tp > 1:
             self._all_reduces(others)
             self._done("all-reduces")
@@ -225,7 +236,7 @@ class Calibration:
                 break
         run = times[0].run
         options = EngineOptions(cuda_graph=run.graph, max_graph_sequences=self._sizes.max_running)
-        shape, _ = Shapes(options)(bench.batch(place))
+        shape, _ = Shapes(options, shared_saves=0.0)(bench.batch(place))
         device_s = float(np.median(seconds))
         self._steps.append(StepPoint(shape, run.graph, device_s, spread_s, len(times)))
         self.places.append(place)
@@ -235,6 +246,19 @@ class Calibration:
             key = (stage, place.prefills + place.decodes, rows, run.graph, self._config.engine.overlap)
             self._host.setdefault(key, []).extend(host_s)
         self._tell()
+
+    def _sharing(self, bench: Bench, others: Others) -> None:
+        """What reading KV costs less where sequences share it: between nothing, and as though it were not there."""
+        self._watch("decodes that share a prefix")
+        saves = []
+        for places in sharing(self._sizes):
+            shared_s, apart_s, less_s = (
+                float(np.median([one.run.duration_s for one in self._times(bench, others, place, 2 * _ROUND)[1:]]))
+                for place in places
+            )
+            if less_s < apart_s:
+                saves.append(min(max((apart_s - shared_s) / (apart_s - less_s), 0.0), 1.0))
+        self._shared_saves = round(float(np.median(saves)), 3) if saves else None
 
     def _times(self, bench: Bench, others: Others, place: Place, repeats: int) -> list[StepTimes]:
         before = decode_before(self._sizes, self._roofline_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ _BETWEEN = (3, 6, 12, 20, 48, 100, 200)  # batches between powers of two, or bet
 _BEFORE = (256, 1024, 4096, 16384)  # context of a chunk
 _TOGETHER = (2, 4, 8)  # chunks of a step
 _LEAST_CHUNK = 16
+_SHARING = ((32, 1024), (128, 1024), (32, 4096), (128, 2048))  # batch and context: of those that have room
 _OCTAVES = 4.0  # over which what is known of a kind of work's seconds fades to a third
 _NOISE = 1 / 30  # of a measurement, to how far off the roofline may be
 TURNS = ("decode", "prefill", "decode", "prefill", "decode", "prefill", "mixed")
@@ -42,6 +43,7 @@ class Place:
         decodes: Sequences that compute one token.
         decode_context: KV tokens that each of them reads, its own new one included,
         longest: but for one of them, which reads this many.
+        shared: Tokens that all of them begin with, of the same pages.
     """
 
     prefills: int = 0
@@ -51,6 +53,7 @@ class Place:
     decodes: int = 0
     decode_context: int = 0
     longest: int = 0
+    shared: int = 0
 
     @property
     def kind(self) -> str:
@@ -106,6 +109,14 @@ class Place:
 def decoding(batch: int, context: int, longest: int | None = None) -> Place:
     """A step that only decodes."""
     return Place(decodes=batch, decode_context=context, longest=context if longest is None else longest)
+
+
+def sharing(sizes: SchedulerConfig) -> Iterator[tuple[Place, Place, Place]]:
+    """Decodes of which half the KV is shared, the same with none shared, and as many that read so much less."""
+    for batch, context in _SHARING:
+        apart, less = decoding(batch, context), decoding(batch, context - (batch - 1) * (context // 2) // batch)
+        if apart.fits(sizes, 0):
+            yield replace(apart, shared=context // 2), apart, less
 
 
 def coarse_grid(sizes: SchedulerConfig, step_tokens: int, work: StepWork) -> list[Place]:

@@ -128,6 +128,7 @@ class MeasuredProfile:
         steps: Measured steps.
         host: Measured host stages.
         collectives: Measured collective operations.
+        shared_saves: See :class:`harness.cost.shape.CostModel`; None where it was not measured.
         fused_kv_bytes: Of a layer's KV on one device, the most that a small decode read in one kernel (see
             :mod:`runtime.scheduler.graph_sizes`); 0 where none did.
     """
@@ -151,6 +152,7 @@ class MeasuredProfile:
     steps: Sequence[StepPoint]
     host: Sequence[HostPoint] = field(default=())
     collectives: Sequence[CollectivePoint] = field(default=())
+    shared_saves: float | None = None
     fused_kv_bytes: int = 0
 
     @property
@@ -226,6 +228,7 @@ class MeasuredProfile:
                 steps=[_step(row) for row in _read(directory / STEPS, _STEP_COLUMNS)],
                 host=[HostPoint(**row) for row in _read(directory / HOST, _HOST_COLUMNS)],
                 collectives=[CollectivePoint(**row) for row in collectives],
+                shared_saves=read.at_least_zero("shared_saves", "KV reads") if read.has("shared_saves") else None,
                 fused_kv_bytes=read.integer("fused_kv_bytes", 0, least=0),
             )
         except ProfileError:
@@ -258,6 +261,7 @@ _PLAIN = (
     "max_context",
     "overlap",
     "attention",
+    "shared_saves",
     "fused_kv_bytes",
     "date",
     "command",

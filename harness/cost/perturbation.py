@@ -93,6 +93,7 @@ class _Recorded(CostModel):
 
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
+        self.shared_saves = cost.shared_saves
         self.shapes: list[StepShape] = []
         self.leads: list[float] = []
 

@@ -141,6 +141,8 @@ class ProfileCost(CostModel):
     def __init__(self, profile: MeasuredProfile, roofline: Roofline) -> None:
         self.profile = profile
         self.roofline = roofline
+        if profile.shared_saves is not None:
+            self.shared_saves = profile.shared_saves
         self.model, self.hardware = roofline.model, roofline.hardware
         self.weight_dtype, self.kv_dtype = roofline.weight_dtype, roofline.kv_dtype
         usable = _usable(profile)

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_SHARED_SAVES = 0.4  # of the time to read KV that another sequence of the step reads too
-
 
 @dataclass(slots=True)
 class StepShape:
@@ -44,21 +42,29 @@ class StepShape:
     prefill_max_context: int = 0
 
 
-def read_tokens(context: int, shared: int) -> int:
+def read_tokens(context: int, shared: int, saves: float) -> int:
     """KV tokens that decodes read from memory, where some sequences share pages of a prefix.
 
-    Who reads a page just after another finds it in the L2 cache: that takes a part of the time. Decodes of Qwen3-8B on
-    an H100 whose sequences share a sixth of their KV are as fast as with 6 % less of it.
+    Who reads a page just after another finds it in the L2 cache: that takes a part of the time.
 
     Args:
         context: Tokens of all sequences.
         shared: Of these, those that another sequence reads as well, counted once less than they are read.
+        saves: See :attr:`CostModel.shared_saves`.
     """
-    return max(context - int(_SHARED_SAVES * shared), context // 2)
+    return max(context - int(saves * shared), 0)
 
 
 class CostModel(ABC):
-    """Seconds for a step of the engine, a pure function of its shape."""
+    """Seconds for a step of the engine, a pure function of its shape.
+
+    Attributes:
+        shared_saves: Part of the time to read a token of KV that is saved where another sequence of the step reads it
+            too, from 0 to 1. Decodes of Qwen3-8B on an H100 whose sequences share a sixth of their KV are as fast as
+            with 6 % less of it.
+    """
+
+    shared_saves: float = 0.4
 
     @abstractmethod
     def step_s(self, shape: StepShape) -> float:

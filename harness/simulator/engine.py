@@ -72,10 +72,12 @@ class Shapes:
 
     Args:
         options: Says for which steps there are graphs.
+        shared_saves: The cost model's.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, shared_saves: float) -> None:
         self._cuda_graph = options.cuda_graph
+        self._shared_saves = shared_saves
         sizes = ladder(options.max_graph_sequences) if options.cuda_graph else []
         # The graph that a batch of n sequences replays, by n; 0 for none.
         self._graphs = [0]
@@ -86,11 +88,11 @@ class Shapes:
         decodes, chunks = len(batch.decodes), batch.chunks
         positions = batch.positions
         context = sum(positions) + decodes
-        if batch.shared_tokens:
-            context = read_tokens(context, batch.shared_tokens)
         longest = max(positions) + 1 if positions else 0
         if not chunks:
-            return self.of_decodes(decodes, context, longest)
+            return self.of_decodes(decodes, context, longest, batch.shared_tokens)
+        if batch.shared_tokens:
+            context = read_tokens(context, batch.shared_tokens, self._shared_saves)
         tokens = pairs = read = sampled = longest_chunk = 0
         for chunk in chunks:
             count = chunk.tokens
@@ -106,8 +108,17 @@ class Shapes:
         shape = StepShape(len(chunks), tokens, pairs, read, decodes, rows, context, longest, sampled, longest_chunk)
         return shape, size > 0
 
-    def of_decodes(self, decodes: int, context: int, longest: int) -> tuple[StepShape, bool]:
-        """The same of a step that only decodes: how many sequences, the tokens that they read, and the longest does."""
+    def of_decodes(self, decodes: int, context: int, longest: int, shared: int) -> tuple[StepShape, bool]:
+        """The same of a step that only decodes.
+
+        Args:
+            decodes: How many sequences.
+            context: Tokens that they read, together,
+            longest: and that the longest of them reads.
+            shared: Of the former, those that another reads too; see :class:`runtime.scheduler.Batch`.
+        """
+        if shared:
+            context = read_tokens(context, shared, self._shared_saves)
         rows = self._graphs[decodes] if decodes < len(self._graphs) else 0
         return StepShape(0, 0, 0, 0, decodes, rows or decodes, context, longest, decodes), rows > 0
 
@@ -122,7 +133,7 @@ class StepSeconds:
 
     def __init__(self, cost: CostModel, options: EngineOptions) -> None:
         self._cost = cost
-        self._shape = Shapes(options)
+        self._shape = Shapes(options, cost.shared_saves)
 
     def __call__(self, batch: Batch) -> float:
         return self._cost.busy_s(*self._shape(batch))
@@ -145,7 +156,7 @@ class ModelledEngine:
         self._costs = costs
         self.overlap = options.overlap
         self._device_free_s = 0.0
-        self._shape = Shapes(options)
+        self._shape = Shapes(options, cost.shared_saves)
 
     def launch(self, batch: Batch, host_s: float) -> tuple[float, StepTiming]:
         """Begin a step.
@@ -184,10 +195,9 @@ class ModelledEngine:
         """
         sequences, steps = len(ahead.decodes), ahead.steps
         lengths = [sequence.computed for sequence in ahead.decodes]
-        context, longest = sum(lengths) + sequences, max(lengths) + 1
-        if ahead.shared_tokens:
-            context = read_tokens(context, ahead.shared_tokens)
-        shape, graph = self._shape.of_decodes(sequences, context, longest)
+        longest = max(lengths) + 1
+        shape, graph = self._shape.of_decodes(sequences, sum(lengths) + sequences, longest, ahead.shared_tokens)
+        context = shape.decode_context
         launch_s, lead_s = self._cost.launch_s(shape, graph)
         schedule_s = self._schedule_s(sequences, shape)
         duration_s = self._cost.decode_s(

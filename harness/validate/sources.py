@@ -111,7 +111,7 @@ def recorded_steps(real: Recording, twin_config: ExperimentConfig) -> Steps:
                 "outputs those of the trace"
             )
     server = server_model(twin_config)
-    shape_of = Shapes(server.options)
+    shape_of = Shapes(server.options, server.cost.shared_saves)
     shapes: list[StepShape] = []
     graphs: list[bool] = []
 
@@ -149,6 +149,7 @@ class RecordedCost(CostModel):
 
     def __init__(self, cost: CostModel, shapes: list[StepShape], seconds: FloatArray) -> None:
         self._cost = cost
+        self.shared_saves = cost.shared_saves
         self._features = np.array([_features(shape) for shape in shapes])
         self._ratios = seconds / np.array([cost.step_s(shape) for shape in shapes])
 

@@ -17,6 +17,7 @@ from harness.calibrate.places import (
     decoding,
     leave_one_out,
     next_place,
+    sharing,
     smallest_of_each_kind,
 )
 from harness.compose import compose
@@ -89,9 +90,27 @@ def test_what_warms_up_is_small_and_of_every_kind() -> None:
 
 @given(st.sampled_from(coarse_grid(SIZES, 8192, WORK)), st.booleans())
 def test_a_place_is_the_step_that_the_simulator_sees(place: Place, cuda_graph: bool) -> None:
-    seen, graph = Shapes(EngineOptions(cuda_graph=cuda_graph, max_graph_sequences=64))(BENCH.batch(place))
+    seen, graph = Shapes(EngineOptions(cuda_graph=cuda_graph, max_graph_sequences=64), 0.0)(BENCH.batch(place))
     assert seen == place.shape(seen.decode_rows)
     assert graph or seen.decode_rows == place.decodes
+
+
+def test_decodes_that_share_a_prefix_read_its_pages() -> None:
+    found = list(sharing(SIZES))
+    assert found
+    for shared, apart, less in found:
+        assert not apart.shared
+        BENCH.batch(shared)
+        rows = BENCH.scheduler.memory.table[: shared.decodes, : shared.decode_context // SIZES.page_size]
+        tokens = SIZES.page_size * (rows.size - len(np.unique(rows)))
+        assert tokens == (shared.decodes - 1) * shared.decode_context // 2
+        assert sum(apart.contexts()) - sum(less.contexts()) == pytest.approx(tokens, abs=less.decodes)
+        BENCH.batch(apart)
+        assert len(np.unique(rows)) == rows.size
+
+
+def test_where_there_is_no_room_nobody_shares() -> None:
+    assert list(sharing(SchedulerConfig(pages=64, page_size=16, max_running=64, max_context=8192))) == []
 
 
 def test_the_beginning_of_the_grid_covers_every_kind() -> None:

@@ -80,11 +80,19 @@ def test_the_simulator_counts_the_rows_that_the_graph_computes(
     chunks: list[tuple[int, int]], decodes: list[int], rows: int, graph: bool
 ) -> None:
     batch = batch_of(chunks, decodes)
-    shape, replayed = Shapes(EngineOptions())(batch)
+    shape, replayed = Shapes(EngineOptions(), 0.0)(batch)
     assert replayed == graph
     assert shape.prefill_tokens + shape.decode_rows == rows
     assert shape.decode_sequences == len(decodes)
-    plain, replayed = Shapes(EngineOptions(cuda_graph=False))(batch)
+    plain, replayed = Shapes(EngineOptions(cuda_graph=False), 0.0)(batch)
     assert not replayed
     assert plain.decode_rows == len(decodes)
     assert plain.prefill_pairs == shape.prefill_pairs
+
+
+@pytest.mark.parametrize("chunks", [[], [(0, 10)]], ids=["decodes", "beside a chunk"])
+def test_what_several_sequences_read_counts_for_a_part(chunks: list[tuple[int, int]]) -> None:
+    batch = batch_of(chunks, [299, 399])
+    batch.shared_tokens = 256
+    shape, _ = Shapes(EngineOptions(), 0.25)(batch)
+    assert (shape.decode_context, shape.decode_max_context) == (300 + 400 - 64, 400)

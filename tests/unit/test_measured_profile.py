@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from harness.cost.hardware import Hardware
 from harness.cost.measured import CollectivePoint, HostPoint, MeasuredProfile, ProfileError, StepPoint
 from harness.cost.model import ModelShape
-from harness.cost.shape import StepShape
+from harness.cost.profile import ProfileCost
+from harness.cost.roofline import Roofline
+from harness.cost.shape import CostModel, StepShape
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -45,6 +47,8 @@ PROFILE = MeasuredProfile(
     ],
     host=[HostPoint("schedule", 3, 4, True, True, 7.5e-5, 1e-6, 100)],
     collectives=[CollectivePoint("all_reduce", "nccl", 8192, 1.4e-5, 0.0, 50)],
+    shared_saves=0.25,
+    fused_kv_bytes=1 << 25,
 )
 
 
@@ -121,3 +125,9 @@ def test_a_file_that_is_no_table_is_named(tmp_path):
     (tmp_path / "steps.parquet").unlink()
     with pytest.raises(ProfileError, match=r"steps\.parquet: cannot be read"):
         MeasuredProfile.load(tmp_path)
+
+
+@pytest.mark.parametrize(("measured", "saves"), [(0.25, 0.25), (None, CostModel.shared_saves)])
+def test_what_sharing_saves_is_the_profiles_where_it_was_measured(measured, saves):
+    base = Roofline(PROFILE.model, PROFILE.hardware, 2, "bf16", "bf16")
+    assert ProfileCost(replace(PROFILE, shared_saves=measured), base).shared_saves == saves
