@@ -157,7 +157,7 @@ def _show(profile: MeasuredProfile, console: Console) -> None:
             table.add_row(kind, str(len(found.errors)), *figures)
     console.print(table)
     if profile.shared_saves is not None:
-        console.print(f"KV that another sequence of the step reads too takes {profile.shared_saves:.0%} less time to read")
+        console.print(f"KV that another sequence of a step reads too: {profile.shared_saves:.0%} less time to read it")
 
 
 def _row(table: object, name: str, points: list[tuple[float, float]]) -> None:
