@@ -83,11 +83,11 @@ def parts(out: Path) -> list[tuple[Part, Callable[[str], str]]]:
         (Part("check", ["tests.benchmarks.gpu_check", "--out", str(check)], 80), lambda _: check.read_text()),
         engine("engine", 100, "--models", "qwen3_0_6b", "qwen3_8b"),
         (Part("parity", PARITY, 100), last_lines),
-        engine("moe", 130, "--models", "qwen3_30b_a3b", "--cases", *MOE_CASES),
+        engine("moe", 180, "--models", "qwen3_30b_a3b", "--cases", *MOE_CASES),
         engine("fp8", 170, "--models", "qwen3_8b", "--cases", *FP8_CASES),
         # Each process holds kernels and models of its own: ten find room.
         (
-            Part("tests", ["pytest", "tests/gpu", *KERNEL_TESTS, "-q", "-n", "10", *PLAIN], 100),
+            Part("tests", ["pytest", "tests/gpu", *KERNEL_TESTS, "-q", "-n", "10", *PLAIN], 180),
             last_lines,
         ),
         (Part("sizing", ["pytest", "tests/gpu/test_kv_sizing.py", "-q", *PLAIN], 30), last_lines),
