@@ -48,7 +48,7 @@ def main() -> int:
     """Run the parts; returns the worst exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory")
-    parser.add_argument("--budget", type=float, default=560, help="seconds of all parts (560)")
+    parser.add_argument("--budget", type=float, default=720, help="seconds of all parts (720)")
     parser.add_argument("--only", type=lambda text: text.split(","), help="parts, with commas between (all)")
     arguments = parser.parse_args()
     out: Path = arguments.out
