@@ -39,7 +39,7 @@ class Sending:
     def at_start(self) -> Iterator[tuple[float, int]]:
         """Arrival time and row of the requests that wait for no other, in order of time."""
         if self._arrivals is Arrivals.CLOSED:
-            yield from self._fill(0.0)
+            yield from list(self._fill(0.0))  # all of them now: whoever ends lets in others
             return
         at_once = self._arrivals is Arrivals.ALL_AT_ONCE
         times = self._trace.arrival_s

@@ -7,14 +7,16 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import msgspec
 
+from harness.live.events import event_data
 from harness.live.player import Finish, News, ServerGoneError, Transport
+from harness.live.punctual_loop import punctual_loop
 from harness.metrics.schema import FINISH_REASONS
 from harness.workload import Workload
 from runtime.open_files import allow_many_files
@@ -22,7 +24,6 @@ from traces.prompts import PromptMaker
 from traces.schema import Trace
 
 OWNER = "servetwin"  # of the models of a server of ours
-_DATA = b"data: "
 _DONE = b"[DONE]"
 _IDLE_S = 4.0  # less than servers keep a connection open (uvicorn: 5 s): one must not close as a request is sent
 _MOST_ERROR = 300  # characters kept of what a server says went wrong
@@ -115,10 +116,10 @@ class HttpTransport(Transport):
         self._bodies: dict[int, bytes] = {}
         self._decode = msgspec.json.Decoder(_Event).decode
         self._news: deque[News] = deque()
-        self._came = asyncio.Event()
+        self._receiving = False
         self._tasks: set[asyncio.Task[None]] = set()
         allow_many_files()
-        self._loop = asyncio.new_event_loop()
+        self._loop = punctual_loop()
         self._session = self._loop.run_until_complete(self._connect())
         self.prompt_errors: list[int] = []
         self.known_as: dict[int, int] = {}
@@ -150,7 +151,8 @@ class HttpTransport(Transport):
         task.add_done_callback(self._tasks.discard)
 
     def receive(self, timeout_s: float) -> list[News]:
-        self._loop.run_until_complete(self._wait(timeout_s))
+        if not self._news:
+            self._turn(timeout_s)
         if not self._news:
             try:
                 self._check()
@@ -158,8 +160,18 @@ class HttpTransport(Transport):
                 raise ServerGoneError(str(error)) from error
         news = list(self._news)
         self._news.clear()
-        self._came.clear()
         return news
+
+    def _turn(self, timeout_s: float) -> None:
+        """Let what is under way go on, until there is news or the time is over; at least one turn of the loop."""
+        loop = self._loop
+        end = loop.call_later(timeout_s, loop.stop) if timeout_s > 0 else loop.call_soon(loop.stop)
+        self._receiving = True
+        try:
+            loop.run_forever()
+        finally:
+            self._receiving = False
+            end.cancel()
 
     def close(self) -> None:
         self._loop.run_until_complete(self._leave())
@@ -182,15 +194,6 @@ class HttpTransport(Transport):
             timeout=aiohttp.ClientTimeout(total=endpoint.timeout_s),
             read_bufsize=1 << 18,
         )
-
-    async def _wait(self, timeout_s: float) -> None:
-        if self._news:
-            return
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._came.wait()
-        except TimeoutError:
-            pass
 
     async def _request(self, row: int, body: bytes, start_s: float) -> None:
         finish = Finish("error", "error", None, 0)
@@ -219,36 +222,34 @@ class HttpTransport(Transport):
         """
         chunks = 0
         text_at_end = False
-        async for line in response.content:
-            if not line.startswith(_DATA):
-                continue
-            data = line[len(_DATA) :].strip()
-            if data == _DONE:
-                break
-            event = self._decode(data)
-            if event.error is not None:
-                finish.error = str(event.error)[:_MOST_ERROR]
-                return
-            if not chunks and self._endpoint.ours and event.id is not None:
-                with suppress(ValueError):  # a proxy between may have ids of its own
-                    self.known_as[int(event.id.rpartition("-")[2], 16)] = self._trace.request_id.item(row)
-            tokens = sum(choice.finish_reason is None for choice in event.choices)
-            for choice in event.choices:
-                if choice.finish_reason is not None:
-                    known = choice.finish_reason in FINISH_REASONS
-                    finish.reason = choice.finish_reason if known else None
-                    finish.status = "ok"
-                    text_at_end = bool(choice.text)
-            if event.usage is not None:
-                self._count(row, event.usage, finish)
-            if event.moments:
-                told = event.moments[0]
-                finish.moments |= {name: s - start_s for name, s in told.items() if s is not None}
-            if event.counts:
-                finish.counts = finish.counts._replace(**msgspec.structs.asdict(event.counts[0]))
-            if tokens:
-                chunks += tokens
-                self._tell(News(row, tokens, None))
+        async with aclosing(event_data(response.content.iter_any())) as events:
+            async for data in events:
+                if data == _DONE:
+                    break
+                event = self._decode(data)
+                if event.error is not None:
+                    finish.error = str(event.error)[:_MOST_ERROR]
+                    return
+                if not chunks and self._endpoint.ours and event.id is not None:
+                    with suppress(ValueError):  # a proxy between may have ids of its own
+                        self.known_as[int(event.id.rpartition("-")[2], 16)] = self._trace.request_id.item(row)
+                tokens = sum(choice.finish_reason is None for choice in event.choices)
+                for choice in event.choices:
+                    if choice.finish_reason is not None:
+                        known = choice.finish_reason in FINISH_REASONS
+                        finish.reason = choice.finish_reason if known else None
+                        finish.status = "ok"
+                        text_at_end = bool(choice.text)
+                if event.usage is not None:
+                    self._count(row, event.usage, finish)
+                if event.moments:
+                    told = event.moments[0]
+                    finish.moments |= {name: s - start_s for name, s in told.items() if s is not None}
+                if event.counts:
+                    finish.counts = finish.counts._replace(**msgspec.structs.asdict(event.counts[0]))
+                if tokens:
+                    chunks += tokens
+                    self._tell(News(row, tokens, None))
         finish.output_tokens = finish.output_tokens or chunks + text_at_end
         if finish.status != "ok":
             finish.error = "the stream ended without a finish_reason"
@@ -264,7 +265,8 @@ class HttpTransport(Transport):
 
     def _tell(self, news: News) -> None:
         self._news.append(news)
-        self._came.set()
+        if self._receiving:  # not while leaving
+            self._loop.stop()
 
 
 def _who(trace: Trace, row: int) -> dict[str, Any]:

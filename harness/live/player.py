@@ -6,7 +6,6 @@ import gc
 import heapq
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +19,10 @@ from harness.sending import Sending
 from harness.workload import Workload
 
 _LOOK_EVERY_S = 0.1
-_AHEAD = 64  # requests prepared before they are due
-_IDLE_S = 0.005  # free at least so long before another one is prepared
+_LOOK_LATEST_S = 1.0  # then also where a request is due soon
+_AHEAD_S = 2.0  # requests are prepared no earlier before they are due
+_AHEAD = 256  # and no more at a time: of 100,000 tokens each is 0.7 MB
+_LEISURE_S = 0.01  # until the next request is due: more than preparing one takes, or a look
 
 
 @dataclass(slots=True)
@@ -149,27 +150,28 @@ class Player:
         return token_columns((request_ids.item(row), times_s) for row, times_s in self.times.times_s())
 
     def _play(self, watch: Callable[[Progress], bool]) -> bool:
+        """Send, receive, and do what can wait while nothing is due: a request is late by all that comes before it."""
         transport, sending = self._transport, self._sending
-        roots = _Upcoming(sending.at_start(), transport)
-        roots.prepare(_AHEAD)
-        due: list[tuple[float, int]] = []  # later turns
+        upcoming = _Upcoming(sending.at_start(), transport)
+        while upcoming.prepare(0.0):
+            pass
         self.start_s = start_s = time.monotonic()
         looked_s = heard_s = start_s
         while sending.left:
             now_s = time.monotonic() - start_s
-            while roots.next_s <= now_s:
-                self._send(roots.take(), start_s)
-            while due and due[0][0] <= now_s:
-                self._send(heapq.heappop(due), start_s)
-            next_s = min(roots.next_s, due[0][0] if due else float("inf"), now_s + _LOOK_EVERY_S)
-            if next_s - now_s > _IDLE_S:
-                roots.prepare(1)
-            for news in transport.receive(max(next_s - (time.monotonic() - start_s), 0.0)):
+            prepared = False
+            if upcoming.next_s <= now_s:
+                self._send(upcoming.take(), start_s)  # one: it is begun as the transport receives
+            elif upcoming.next_s - now_s > _LEISURE_S:
+                prepared = upcoming.prepare(now_s)
+            free_s = start_s + upcoming.next_s - time.monotonic()
+            for news in transport.receive(0.0 if prepared else min(max(free_s, 0.0), _LOOK_EVERY_S)):
                 heard_s = time.monotonic()
                 for later in self._take(news, heard_s - start_s):
-                    heapq.heappush(due, later)
+                    upcoming.add(later)
             clock_s = time.monotonic()
-            if clock_s - looked_s > _LOOK_EVERY_S:
+            leisure = start_s + upcoming.next_s - clock_s > _LEISURE_S
+            if clock_s - looked_s > (_LOOK_EVERY_S if leisure else _LOOK_LATEST_S):
                 looked_s = clock_s
                 if not watch(self.log.progress(clock_s - start_s, self.times.tokens)):
                     return False
@@ -209,39 +211,56 @@ class Player:
 
 
 class _Upcoming:
-    """The requests that wait for no other, the next few of them prepared.
+    """The requests that are to be sent, those due soon prepared.
 
     Args:
-        roots: Arrival time and row, in order of time.
+        roots: Arrival time and row of those that wait for no other, in order of time.
         transport: Prepares.
     """
 
     def __init__(self, roots: Iterator[tuple[float, int]], transport: Transport) -> None:
         self._roots = roots
         self._transport = transport
-        self._prepared: deque[tuple[float, int]] = deque()
-        self._next = next(roots, None)
+        self._waiting: list[tuple[float, int]] = []  # a heap: later turns, and the next root
+        self._prepared: list[tuple[float, int]] = []  # a heap
+        self._root: tuple[float, int] | None = None
+        self._next_root()
 
     @property
     def next_s(self) -> float:
         """When the next one is due; infinity without one."""
-        if self._prepared:
-            return self._prepared[0][0]
-        return self._next[0] if self._next else float("inf")
+        return min([heap[0][0] for heap in (self._prepared, self._waiting) if heap], default=float("inf"))
+
+    def add(self, later: tuple[float, int]) -> None:
+        """Arrival time and row of one that waited for another."""
+        heapq.heappush(self._waiting, later)
 
     def take(self) -> tuple[float, int]:
         """The next one."""
-        if not self._prepared:
-            self.prepare(1)
-        return self._prepared.popleft()
+        waiting, prepared = self._waiting, self._prepared
+        if waiting and (not prepared or waiting[0] < prepared[0]):
+            return self._wait_no_more()
+        return heapq.heappop(prepared)
 
-    def prepare(self, requests: int) -> None:
-        """Prepare so many more, where there are, and they are not too many already."""
-        while requests and self._next is not None and len(self._prepared) < _AHEAD:
-            self._transport.prepare(self._next[1])
-            self._prepared.append(self._next)
-            self._next = next(self._roots, None)
-            requests -= 1
+    def prepare(self, now_s: float) -> bool:
+        """Prepare the next one that is not; says whether there was one due soon, and room."""
+        if not self._waiting or self._waiting[0][0] > now_s + _AHEAD_S or len(self._prepared) >= _AHEAD:
+            return False
+        upcoming = self._wait_no_more()
+        self._transport.prepare(upcoming[1])
+        heapq.heappush(self._prepared, upcoming)
+        return True
+
+    def _wait_no_more(self) -> tuple[float, int]:
+        first = heapq.heappop(self._waiting)
+        if first is self._root:
+            self._next_root()
+        return first
+
+    def _next_root(self) -> None:
+        self._root = next(self._roots, None)
+        if self._root is not None:
+            heapq.heappush(self._waiting, self._root)
 
 
 @contextmanager
