@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle, product
 from pathlib import Path
@@ -261,9 +262,13 @@ class Calibration:
         self._shared_saves = round(float(np.median(saves)), 3) if saves else None
 
     def _times(self, bench: Bench, others: Others, place: Place, repeats: int) -> list[StepTimes]:
-        before = decode_before(self._sizes, self._roofline_s)
-        others.tell(Steps(place, before, repeats))
-        return bench.run(place, before, repeats)
+        others.tell(Steps(place, self._before, repeats))
+        return bench.run(place, self._before, repeats)
+
+    @cached_property
+    def _before(self) -> Place:
+        """What a GPU decodes in front of every step; asked for once the engine has said how many pages it has."""
+        return decode_before(self._sizes, self._roofline_s)
 
     def _roofline_s(self, place: Place) -> float:
         return sum(self._work.roofline_s(place.shape(place.decodes)))

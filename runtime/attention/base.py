@@ -132,6 +132,11 @@ class GpuAttention(Attention):
     kv: Tensor
     page_size: int
 
+    @property
+    def padding_page(self) -> int:
+        """The pool's last page, for steps of no sequence: an engine's pool has one more than its scheduler knows."""
+        return self.kv.shape[2] // self.page_size - 1
+
     @abstractmethod
     def graph_step(self, size: int, slots: Tensor, tables: Tensor) -> GraphStep:
         """A decode step of fixed size, to capture in a CUDA graph and to plan anew before each replay.

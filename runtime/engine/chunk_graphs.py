@@ -63,7 +63,7 @@ class ChunkGraphs:
         attention = chunked_attention(kv, page_size, heads)
         self._page_size = page_size
         self._row = len(last_token) - 1
-        self._page = kv.shape[2] // page_size - 1
+        self._page = attention.padding_page
         limits = [chunked_limits(size, self._row, page_size) for size in CHUNKED_SIZES]
         entries = max((attention.chunked_entries(most, columns) for most in limits), default=0)
         self._inputs = torch.zeros(_ROWS * max(CHUNKED_SIZES, default=0), dtype=torch.int64, device=kv.device)

@@ -159,8 +159,7 @@ class CudaEngine(Engine[CudaTicket]):
         The memory that they take stays reserved for the steps to come, which need as much.
         """
         begun_s, max_running = time.monotonic(), len(self._last_token) - 1
-        page = self._attention.kv.shape[2] // self._page_size - 1
-        nowhere = {"row": max_running, "page": page, "page_size": self._page_size}
+        nowhere = {"row": max_running, "page": self._attention.padding_page, "page_size": self._page_size}
         logger.info("kernels: loading those of steps of up to %d prompt tokens", step_tokens)
         for inputs in warm_prefills(step_tokens, max_running, **nowhere):
             hidden, rows = self._forward(inputs)

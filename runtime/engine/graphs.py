@@ -72,7 +72,7 @@ class DecodeGraphs:
         self._sizes = ladder(largest)
         self._page_size = attention.page_size
         self._padding_row = len(last_token) - 1
-        self._padding_page = attention.kv.shape[2] // attention.page_size - 1
+        self._padding_page = attention.padding_page
         device = last_token.device
         self._inputs = torch.zeros(3 * largest, dtype=torch.int64, device=device)  # rows, positions, slots
         tables = torch.zeros(attention.table_entries(largest, columns), dtype=torch.int32, device=device)

@@ -31,7 +31,6 @@ class KvMemory:
         self.cache = cache
         self.table: npt.NDArray[np.int32] = np.zeros((config.max_running, config.max_row_pages), np.int32)
         self.held_pages = 0
-        self._pages = config.pages
         self._page_size = config.page_size
         self._free_rows = list(range(config.max_running - 1, -1, -1))
         self._evicted = 0
@@ -47,7 +46,7 @@ class KvMemory:
         Args:
             available_pages: As :attr:`available_pages` is now; who asks has just counted them.
         """
-        return (self.held_pages + available_pages - self._pages) * self._page_size
+        return (self.held_pages + available_pages - self.pool.pages) * self._page_size
 
     def take_evicted(self) -> int:
         """Pages evicted since this was last asked."""

@@ -84,7 +84,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     api.close()
 
 
-def sane(answer: Any) -> None:
+def assert_sane(answer: Any) -> None:
     assert answer.status_code in (200, 400, 404, 429), answer.text
     if answer.status_code != 200:
         error = answer.json()["error"]
@@ -100,7 +100,7 @@ fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 @fuzz
 @given(path=paths, content=st.binary(max_size=100) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_body(api: Api, path: str, content: bytes) -> None:
-    sane(api.post(path, content))
+    assert_sane(api.post(path, content))
 
 
 @fuzz
@@ -111,7 +111,7 @@ def test_any_value_of_any_field(api: Api, path: str, change: dict[str, Any]) -> 
         body["messages"] = [{"role": "user", "content": "Hi"}]
     else:
         body["prompt"] = "Hi"
-    sane(api.post(path, json.dumps({**body, **change}).encode()))
+    assert_sane(api.post(path, json.dumps({**body, **change}).encode()))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_any_value_of_any_field(api: Api, path: str, change: dict[str, Any]) -> 
 )
 def test_bodies_that_are_hardly_json(api: Api, content: bytes) -> None:
     answer = api.post("/v1/completions", content)
-    sane(answer)
+    assert_sane(answer)
     assert answer.status_code == 400
 
 

@@ -112,21 +112,23 @@ def test_a_body_that_came_while_the_event_loop_was_busy_is_taken() -> None:
             await came.wait()
             return {"body": b"x", "more_body": False}
 
-        waiting = asyncio.create_task(BodyLimit(reads_one, 100, patience_s=0.01)({}, receive, never))
+        taken = []
+
+        async def takes_one(scope: Any, receive: Any, send: Any) -> None:
+            del scope, send
+            taken.append(await receive())
+
+        waiting = asyncio.create_task(BodyLimit(takes_one, 100, patience_s=0.01)({}, receive, never))
         await asyncio.sleep(0)
         there.send(b"x")
         time.sleep(0.02)  # a step of the loop that is longer than the patience
         await waiting
+        assert taken == [{"body": b"x", "more_body": False}]
         asyncio.get_running_loop().remove_reader(here)
         here.close()
         there.close()
 
     asyncio.run(run())
-
-
-async def reads_one(scope: Any, receive: Any, send: Any) -> None:
-    del scope, send
-    assert await receive() == {"body": b"x", "more_body": False}
 
 
 async def answers(scope: Any, receive: Any, send: Any) -> None:
