@@ -1,7 +1,8 @@
 """Ranks that are streams of one GPU sum through its memory: ``python -m tests.gpu.ranks_as_streams [RANKS...]``.
 
-Where all is right it says how long a sum takes. A process of its own, since a rank that waits for what never comes
-holds the GPU for ever. Only few programs run at a time, so that all find room, and every stream has a queue of its own.
+A process of its own, since a rank that waits for what never comes holds the GPU for ever. Every stream has a queue of
+its own, and all programs of all ranks find room, those of sums that are launched early and wait for their turn
+included: few programs, and few sums in a row. Fifty of eight programs, of two ranks, hung on an H200.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from runtime.kernels import reduce_norm
-from runtime.kernels.fused import FusedKernels
 from runtime.kernels.reduce_norm import EMPTY, Inbox, one_shot, one_shot_numbers, two_shot, two_shot_numbers
 
 WIDTH, TOKENS, EPS = 5120, 200, 1e-6
@@ -133,46 +133,6 @@ def check(ranks: list[Rank], way: str, *, early: bool, graph: bool) -> None:
             assert torch.equal(left[rank][index][0], left[0][index][0]), f"{what}: ranks differ, {tokens} rows"
 
 
-def time_us(ranks: list[Rank], way: str, tokens: int, early: bool, times: int = 50) -> float:
-    """Of a sum in a row of them, in graphs."""
-    graphs, weight, held = [torch.cuda.CUDAGraph() for _ in ranks], noise(1, 7)[0], []
-    for rank, graph in zip(ranks, graphs, strict=True):
-        part, residual = noise(tokens, 0), noise(tokens, 1)
-        held += [part, residual]
-        with torch.cuda.graph(graph, stream=rank.stream):
-            for _ in range(times):
-                WAYS[way](part, residual, weight, EPS, rank.inboxes[way], overlap_launch=early)
-    on_all(ranks, lambda index, rank: graphs[index].replay())
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-
-    def timed(index: int, rank: Rank) -> None:
-        if index == 0:
-            start.record()
-        graphs[index].replay()
-        if index == len(ranks) - 1:
-            end.record()
-
-    on_all(ranks, timed)
-    return start.elapsed_time(end) / times * 1e3
-
-
-def plain_us(tokens: int, times: int = 50) -> float:
-    """Of an add and norm without a sum."""
-    kernels, weight = FusedKernels(overlap_launch=OVERLAP), noise(1, 7)[0]
-    part, residual, graph = noise(tokens, 0), noise(tokens, 1), torch.cuda.CUDAGraph()
-    kernels.add_rms_norm(part, residual, weight, EPS)
-    with torch.cuda.graph(graph):
-        for _ in range(times):
-            kernels.add_rms_norm(part, residual, weight, EPS)
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    graph.replay()
-    start.record()
-    graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / times * 1e3
-
-
 def main() -> int:
     reduce_norm._PROGRAMS = dict.fromkeys(reduce_norm._PROGRAMS, PROGRAMS)
     for count in [int(word) for word in sys.argv[1:]] or (2, 4):
@@ -181,10 +141,7 @@ def main() -> int:
             warm_up(rank)
         for way, early, graph in product(WAYS, sorted({False, OVERLAP}), (False, True)):
             check(ranks, way, early=early, graph=graph)
-        for tokens in (1, 8):
-            times = {way: time_us(ranks, way, tokens, OVERLAP) for way in WAYS}
-            said = ", ".join(f"{way} {us:.1f}" for way, us in times.items())
-            print(f"{count} ranks on one GPU, {tokens} rows, us: {said}; add and norm alone {plain_us(tokens):.1f}")
+        print(f"{count} ranks on one GPU sum right")
     return 0
 
 

@@ -28,7 +28,7 @@ def said(*words: str, limit_s: float) -> str:
 
 
 def test_ranks_as_streams_of_one_gpu() -> None:
-    assert "4 ranks" in said("tests.gpu.ranks_as_streams", limit_s=180)
+    assert "4 ranks on one GPU sum right" in said("tests.gpu.ranks_as_streams", limit_s=180)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
