@@ -183,8 +183,8 @@ class Steps:
             self.model, backend, self.last_token, largest=max(batches), columns=self.columns, pool=memory
         )
 
-    def inputs(self, batch: int, position: int) -> StepInputs:
-        """A decode of the tokens at a position."""
+    def inputs(self, batch: int, position: int | npt.NDArray[np.int64]) -> StepInputs:
+        """A decode of the tokens at a position, the same of all sequences or (batch,) each its own."""
         rows, positions = np.arange(batch), np.full(batch, position)
         pages = self.table[:batch]
         slots = pages[rows, positions // PAGE_SIZE].astype(np.int64) * PAGE_SIZE + positions % PAGE_SIZE
@@ -193,7 +193,7 @@ class Steps:
         )
 
     @torch.inference_mode()
-    def step(self, captured: DecodeGraphs, batch: int, position: int) -> tuple[Tensor, Tensor]:
+    def step(self, captured: DecodeGraphs, batch: int, position: int | npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Run it: logits and rows."""
         hidden, at = captured.run(self.inputs(batch, position))
         return self.model.logits(hidden), at
@@ -221,7 +221,7 @@ class Steps:
         return kernel_table(f"decode at batch {batch}", profiler, wall_ms, STEPS + 2)
 
     @torch.inference_mode()
-    def decode_ms(self, captured: DecodeGraphs, batch: int, context: int = CONTEXT) -> float:
+    def decode_ms(self, captured: DecodeGraphs, batch: int, context: int | npt.NDArray[np.int64] = CONTEXT) -> float:
         """Milliseconds of a step with LM head and argmax."""
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         for step in range(STEPS + 2):

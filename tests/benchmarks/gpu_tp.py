@@ -26,7 +26,6 @@ from runtime.attention.torch import TorchAttention
 from runtime.distributed import Communicator, SingleCommunicator
 from runtime.distributed.connect import connect, gpu_of
 from runtime.distributed.peer import PeerCommunicator
-from runtime.engine import graphs
 from runtime.engine.memory import kv_pool
 from runtime.engine.offline import run_offline
 from runtime.engine.torch_engine import load_model, make_engine
@@ -172,7 +171,6 @@ class Rank:
             f"{name}, tp={self.group.size}: {torch.cuda.memory_allocated() / 2**30:.1f} GiB a rank in "
             f"{time.perf_counter() - start_s:.1f} s, device copy {bandwidth / 1e12:.2f} TB/s"
         )
-        graphs.ladder = lambda largest: [1, 16, 64, 128, 192, largest]  # the peer's; a capture takes time
         peer_ms, peer_offline = PEER.get((name, self.group.size), ({}, None))
         for way in ways:
             communicator.take(way)

@@ -51,11 +51,14 @@ WORKLOADS = {
 }
 SESSIONS = "agentic"  # of which the load is a number of sessions, not a rate
 SHARES = (50, 90)  # % of capacity
-# Requests a second in a closed loop of 256 requests (all 25 sessions), simulated: --capacities prints them.
+# Of a model and ranks, requests a second in a closed loop of 256 requests (all 25 sessions), simulated: --capacities
+# prints them.
 CAPACITIES = {
-    "qwen3_8b": {"bursty": 28.7, "mooncake": 14.0, "azure_code": 15.1, SESSIONS: 3.04},
-    "qwen3_32b": {"bursty": 22.7, "mooncake": 13.0, "azure_code": 11.0, SESSIONS: 2.91},  # 4x H200, tp=4
-    "tiny": {"bursty": 22.3, "mooncake": 4.0, "azure_code": 13.1, SESSIONS: 3.47},
+    ("qwen3_8b", 1): {"bursty": 28.7, "mooncake": 14.0, "azure_code": 15.1, SESSIONS: 3.04},
+    # H200s
+    ("qwen3_32b", 2): {"bursty": 16.7, "mooncake": 9.0, "azure_code": 7.9, SESSIONS: 2.13},
+    ("qwen3_32b", 4): {"bursty": 22.7, "mooncake": 13.0, "azure_code": 11.0, SESSIONS: 2.91},
+    ("tiny", 1): {"bursty": 22.3, "mooncake": 4.0, "azure_code": 13.1, SESSIONS: 3.47},
 }
 # Sessions at a time that come to 48 and 87 % of that; half the sessions take as long at half the load.
 CONCURRENCY = {50: ("workload.concurrency=4", "trace.sample=1/2"), 90: ("workload.concurrency=14",)}
@@ -75,7 +78,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=570, help="seconds of all parts; what does not fit is left out")
     parser.add_argument("--seconds", type=float, default=65, help="of the calibration; 0 for none")
     parser.add_argument("--excerpt", type=float, default=22, help="seconds of each workload")
-    parser.add_argument("--model", default="qwen3_8b", choices=list(CAPACITIES))
+    parser.add_argument("--model", default="qwen3_8b", choices=sorted({model for model, _ in CAPACITIES}))
     parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--shares", type=int, nargs="*", default=list(SHARES), choices=SHARES, help="%% of capacity")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, as far as there is time")
@@ -84,6 +87,8 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("overrides", nargs="*", help="of all commands, e.g. engine.max_running=128")
     arguments = parser.parse_intermixed_args()
+    if not arguments.table and (arguments.model, arguments.tp) not in CAPACITIES:
+        parser.error(f"--model {arguments.model} --tp {arguments.tp}: no capacities; there are {sorted(CAPACITIES)}")
     if arguments.capacities:
         return show_capacities(arguments)
     if arguments.table:
@@ -132,7 +137,7 @@ def _load(workload: str, share: int, arguments: argparse.Namespace) -> list[str]
     """So much of capacity, for as long as an excerpt."""
     if workload == SESSIONS:
         return list(CONCURRENCY[share])
-    rate = CAPACITIES[arguments.model][workload] * share / 100
+    rate = CAPACITIES[arguments.model, arguments.tp][workload] * share / 100
     count = "trace.generate.requests" if workload == "bursty" else "trace.head"
     return [f"trace.rate={rate:.4g}", f"{count}={round(rate * arguments.excerpt)}"]
 
