@@ -24,7 +24,8 @@ _BETWEEN = (3, 6, 12, 20, 48, 100, 200)  # batches between powers of two, or bet
 _BEFORE = (256, 1024, 4096, 16384)  # context of a chunk
 _TOGETHER = (2, 4, 8)  # chunks of a step
 _LEAST_CHUNK = 16
-_SHARING = ((32, 1024), (128, 1024), (32, 4096), (128, 2048))  # batch and context: of those that have room
+# Batch and context, of those that have room. Of longer prefixes more is found in the cache than of those in traffic.
+_SHARING = ((32, 1024), (64, 1024), (128, 1024))
 _OCTAVES = 4.0  # over which what is known of a kind of work's seconds fades to a third
 _NOISE = 1 / 30  # of a measurement, to how far off the roofline may be
 TURNS = ("decode", "prefill", "decode", "prefill", "decode", "prefill", "mixed")

@@ -77,6 +77,15 @@ def test_one_long_context_is_left_alone_once_it_cannot_be_split():
     assert extra[4] == pytest.approx(extra[3], rel=0.05)
 
 
+def test_decodes_without_tensor_cores_are_cut_into_more_blocks():
+    """Measured on an H100, one context of 40,960 beside short ones: 3.4 ms for 64 sequences, 51 for 256."""
+    small = StepWork(roofline("qwen3_0_6b"), chunk_graphs=True, fused_kv_bytes=LIMIT)  # two query heads of a KV head
+    few, many = (40_960 + 128 * (count - 1) for count in (64, 256))
+    assert small.decode_kv(64, few, 40_960) == few
+    assert WORK.decode_kv(64, few, 40_960) > 5 * few
+    assert small.decode_kv(256, many, 40_960) > 15 * many
+
+
 @given(st.integers(1, 300), st.lists(st.integers(1, 40_000), min_size=1, max_size=60), st.integers(1, 40_000))
 def test_more_to_read_never_counts_less(more, contexts, another):
     count, total, longest = len(contexts), sum(contexts), max(contexts)
