@@ -80,6 +80,10 @@ class Fields:
         """A number above 0 and at most 1."""
         return self._number(key, "a fraction above 0 and at most 1", above=0.0, most=1.0)
 
+    def share(self, key: str) -> float:
+        """A number from 0 to 1."""
+        return self._number(key, "a share from 0 to 1", most=1.0)
+
     def section(self, key: str) -> Mapping[str, Any]:
         """A nested mapping."""
         value = self._get(key, None, "a mapping")

@@ -228,7 +228,7 @@ class MeasuredProfile:
                 steps=[_step(row) for row in _read(directory / STEPS, _STEP_COLUMNS)],
                 host=[HostPoint(**row) for row in _read(directory / HOST, _HOST_COLUMNS)],
                 collectives=[CollectivePoint(**row) for row in collectives],
-                shared_saves=read.at_least_zero("shared_saves", "KV reads") if read.has("shared_saves") else None,
+                shared_saves=read.share("shared_saves") if read.has("shared_saves") else None,
                 fused_kv_bytes=read.integer("fused_kv_bytes", 0, least=0),
             )
         except ProfileError:

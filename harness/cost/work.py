@@ -74,9 +74,9 @@ class StepWork:
         self._splits = max(1, _BLOCKS[kernel] * hardware.processors // heads)
         block_bandwidth = _BLOCK_BANDWIDTH[kernel]
         saturating = hardware.memory_bandwidth * hardware.attention_bandwidth_fraction / block_bandwidth / heads
-        # A token read alone counts for so many more. Beyond half of what runs at once, a longer context of the others
-        # would make a step faster.
-        self._alone = min(max(saturating - 1.0, 0.0), self._splits / 2)
+        # A token read alone counts for so many more, where there are blocks. Beyond half of what runs at once, a longer
+        # context of the others would make a step faster.
+        self._alone = min(max(saturating - 1.0, 0.0), self._splits / 2) if hardware.processors > 1 else 0.0
 
     def of(self, shape: StepShape) -> tuple[float, ...]:
         """(kinds,) amounts of work of one step."""

@@ -1,4 +1,7 @@
-"""How a profile foretells steps that it was not told of, and how fast: ``python -m tests.benchmarks.cost_model``."""
+"""How a profile foretells steps that it was not told of, how fast, and how the roofline foretells all that it measured.
+
+``python -m tests.benchmarks.cost_model [PROFILE ...]``.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _MILLION = 1_000_000
 
 
 def main() -> None:
-    """Prints three tables for each profile."""
+    """Prints tables for each profile."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("profiles", type=Path, nargs="*", default=[SHIPPED / "h100_qwen3_8b_tp1"], help="directories")
     parser.add_argument("--step-tokens", type=int, default=8192, help="prompt tokens of a step of the server")
@@ -39,6 +42,7 @@ def main() -> None:
         cost = ProfileCost(profile, roofline)
         console.print(_left_out(cost, path.name))
         console.print(_few(cost, arguments.step_tokens))
+        console.print(_without(profile, roofline))
         columns = _steps(profile)
         begun_s = time.process_time()
         cost.steps_s(columns)
@@ -55,6 +59,22 @@ def _left_out(cost: ProfileCost, title: str) -> Table:
     for kind, errors in found.items():
         if len(errors.errors):
             table.add_row(kind, str(len(errors.errors)), f"{100 * errors.median:.1f}", f"{100 * errors.p95:.1f}")
+    return table
+
+
+def _without(profile: MeasuredProfile, roofline: Roofline) -> Table:
+    """The roofline, which knows of no measured step."""
+    table = Table("roofline", "steps", "median of errors %", "of their sizes %", "p95 %", title="cost=roofline")
+    errors: dict[str, list[float]] = {}
+    for point in profile.steps:
+        shape = point.shape
+        kind = "decode" if not shape.prefill_sequences else "mixed" if shape.decode_sequences else "prefill"
+        errors.setdefault(kind, []).append(roofline.step_s(shape) / point.device_s - 1)
+    errors["all"] = [error for found in errors.values() for error in found]
+    for kind, found in errors.items():
+        sizes = np.abs(found)
+        figures = np.median(found), np.median(sizes), np.quantile(sizes, 0.95)
+        table.add_row(kind, str(len(found)), f"{100 * figures[0]:+.1f}", *(f"{100 * one:.1f}" for one in figures[1:]))
     return table
 
 

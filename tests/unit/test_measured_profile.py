@@ -71,6 +71,7 @@ def test_no_profile_names_the_way_out(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("shared_saves", 1.5, r"profile\.yaml: shared_saves=1\.5 must be a share from 0 to 1"),
         ("tp", "two", r"profile\.yaml: tp='two' must be a whole number of at least 1"),
         ("graph_sizes", [0], r"profile\.yaml: graph_sizes=\[0\] must be a list of whole numbers"),
         ("weight_dtype", "int3", r"profile\.yaml: weight_dtype='int3' must be one of bf16"),

@@ -86,6 +86,13 @@ def test_decodes_without_tensor_cores_are_cut_into_more_blocks():
     assert small.decode_kv(256, many, 40_960) > 15 * many
 
 
+@given(st.integers(1, 64), st.integers(1, 4096), st.integers(0, 40_000))
+def test_without_processors_there_are_no_blocks_to_wait_for(count, others, more):
+    tokens = others * count + more
+    cpu = StepWork(roofline("tiny", "cpu"), chunk_graphs=False, fused_kv_bytes=0)
+    assert cpu.decode_kv(count, tokens, others + more) == tokens
+
+
 @given(st.integers(1, 300), st.lists(st.integers(1, 40_000), min_size=1, max_size=60), st.integers(1, 40_000))
 def test_more_to_read_never_counts_less(more, contexts, another):
     count, total, longest = len(contexts), sum(contexts), max(contexts)
