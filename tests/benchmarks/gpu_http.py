@@ -11,11 +11,8 @@ The rate is to be a share of what the server bears for long. Its twin tells that
 for its answer (here 1.39 requests/s, of which 1.3 are 93 %):
 
     python -m harness run cost=profile trace=mooncake_conversation trace.head=3000 trace.sample=1/2 workload=closed \
-        trace.cap_total_tokens=40960 policy=vllm \
-        model=qwen3_8b hardware=h100 engine.page_size=16 engine.max_context=40960 engine.pages=20480
-
-A short run does not tell it: the first 150 of these requests end at 2.3 a second, and 60 at once at 1.1, since the KV
-memory holds half of them and is empty while only the longest answers are still being written.
+        trace.cap_total_tokens=40960 policy=vllm model=qwen3_8b hardware=h100 engine.page_size=16 \
+        engine.max_context=40960 engine.pages=20480
 """
 
 from __future__ import annotations
