@@ -136,10 +136,16 @@ def recorded_steps(real: Recording, twin_config: ExperimentConfig) -> Steps:
     return Steps(shapes, np.array(graphs, bool), real_s, np.array(predicted_s), difference, origins)
 
 
-class RecordedCost(CostModel):
-    """A cost model set right by recorded steps: each step takes what the most alike recorded one did, in proportion.
+_ALIKE = 8  # recorded steps that tell what one takes: the same one takes some percent more or less by a GPU's clocks
+_SAME = 1e-9  # octaves of work between two steps that are the same
 
-    A simulation by it has no error of the cost model's: what is left is the host's, and the decisions'.
+
+class RecordedCost(CostModel):
+    """A cost model set right by recorded steps: each step takes what those most alike did, in proportion.
+
+    The nearer a recorded step, the more it counts (Shepard, A two-dimensional interpolation function, 1968); the same
+    step takes what was recorded. A simulation by it has no error of the cost model's: what is left is the host's, and
+    the decisions'.
 
     Args:
         cost: The cost model.
@@ -175,7 +181,10 @@ class RecordedCost(CostModel):
         return cpu_s - lead_s + own_s, own_s
 
     def _ratio(self, features: FloatArray) -> float:
-        return float(self._ratios[np.abs(self._features - features).sum(axis=1).argmin()])
+        distance = np.abs(self._features - features).sum(axis=1)
+        nearest = distance.argsort(kind="stable")[:_ALIKE]
+        weight = 1.0 / (distance[nearest] + _SAME)
+        return float(weight @ self._ratios[nearest] / weight.sum())
 
 
 def _features(shape: StepShape) -> list[float]:

@@ -59,9 +59,9 @@ class WorkerProcess:
 
     def run(self) -> None:
         """Serve until told to stop."""
-        self._outbox.send(LAUNCHER, Ready(self._name, pages=self._scheduler.config.pages))
-        gc.collect()
+        gc.collect()  # not while the first request waits
         gc.freeze()
+        self._outbox.send(LAUNCHER, Ready(self._name, pages=self._scheduler.config.pages))
         effects = loop.serve(self._scheduler, overlap=self._overlap)
         side, engine, conductor, pulse = self._side, self._engine, self._conductor, self._pulse
         answer: Any = None
