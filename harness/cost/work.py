@@ -98,6 +98,7 @@ class StepWork:
 
     def fused(self, rows: Any, context: Any) -> Any:
         """Whether a decode, padded to so many rows and of so many tokens of KV, attends in one kernel a layer."""
+        # The engine counts in full what sequences share: near the limit, a step that shares may be taken for the other.
         return decodes_fused(rows, context, self._token_bytes, self._fused_kv_bytes)
 
     def decode_kv(self, sequences: Any, context: Any, longest: Any, least: Any = min, most: Any = max) -> Any:
