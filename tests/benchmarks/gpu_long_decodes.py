@@ -6,7 +6,6 @@ Triton's own. Where the two meet is :data:`runtime.scheduler.graph_sizes.FUSED_K
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 from functools import partial
@@ -16,7 +15,7 @@ import torch
 from runtime.engine import graphs
 from runtime.scheduler.graph_sizes import decodes_fused
 from tests.benchmarks.gpu_kernels import attempt, replaced
-from tests.benchmarks.gpu_steps import AUTO, TRITON, Steps, under
+from tests.benchmarks.gpu_steps import AUTO, TRITON, Steps, of_one_model, under
 
 BATCHES = (1, 2, 4, 8)
 KV_TOKENS = (1024, 4096, 6144, 8192, 12_288, 16_384, 32_768, 98_304)  # of all sequences
@@ -62,14 +61,5 @@ def measured(name: str) -> None:
         torch.cuda.empty_cache()
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen3_8b", help="of conf/model (qwen3_8b)")
-    arguments = parser.parse_args()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    measured(arguments.model)
-
-
 if __name__ == "__main__":
-    main()
+    of_one_model(__doc__, measured)

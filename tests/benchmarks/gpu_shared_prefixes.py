@@ -8,7 +8,6 @@ group of sharers or several in no order. A cost model has one number for all of 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from functools import partial
 
@@ -18,7 +17,7 @@ import torch
 
 from runtime.engine import graphs
 from tests.benchmarks.gpu_kernels import replaced
-from tests.benchmarks.gpu_steps import AUTO, PAGE_SIZE, TRITON, Steps, under
+from tests.benchmarks.gpu_steps import AUTO, PAGE_SIZE, TRITON, Steps, of_one_model, under
 
 BATCHES = (32, 64, 128)
 MEAN, LEAST, MOST = 1024, 640, 2560  # tokens of a context; the least is more than is shared
@@ -75,14 +74,5 @@ def measured(name: str) -> None:
         del captured, seconds
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen3_8b", help="of conf/model (qwen3_8b)")
-    arguments = parser.parse_args()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    measured(arguments.model)
-
-
 if __name__ == "__main__":
-    main()
+    of_one_model(__doc__, measured)

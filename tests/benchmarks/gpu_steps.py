@@ -124,6 +124,15 @@ ATTENTION_VARIANTS: Variants = {
 }
 
 
+def of_one_model(doc: str | None, measure: Callable[[str], None]) -> None:
+    """A program that measures one model: its ``--model``, by default Qwen3-8B."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen3_8b", help="of conf/model (qwen3_8b)")
+    arguments = parser.parse_args()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    measure(arguments.model)
+
+
 def draw(bandwidth: float) -> None:
     """Choosing tokens."""
     print("choosing a token of 151,936, us: argmax | fused, greedy | fused, temperature | reference, temperature")
