@@ -59,9 +59,10 @@ def test_a_small_decode_of_little_kv_is_fused_padded_or_not(
 
 def test_each_gpu_counts_its_own_kv() -> None:
     """Qwen3-8B has 4,096 bytes of KV a layer and token: what is much for one GPU is little for each of two."""
-    assert decodes_fused(8, 8192, 4096)
-    assert not decodes_fused(8, 8193, 4096)
-    assert decodes_fused(8, 16_384, 2048)
+    most = FUSED_KV_BYTES // 4096
+    assert decodes_fused(8, most, 4096)
+    assert not decodes_fused(8, most + 1, 4096)
+    assert decodes_fused(8, 2 * most, 2048)
 
 
 @pytest.mark.parametrize(
