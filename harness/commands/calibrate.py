@@ -128,8 +128,7 @@ def _show(profile: MeasuredProfile, console: Console) -> None:
     from rich.table import Table
 
     from harness.cost.cross_validation import cross_validate
-    from harness.cost.profile import ProfileCost
-    from harness.cost.roofline import Roofline
+    from harness.cost.profile import ProfileCost, roofline_of
 
     table = Table(title=f"{profile.model.name} on {profile.tp}x {profile.device}")
     for column in ("", "points", "fastest ms", "slowest ms", "median IQR"):
@@ -145,7 +144,7 @@ def _show(profile: MeasuredProfile, console: Console) -> None:
         _row(table, f"host: {stage}", [(p.seconds, p.spread_s) for p in profile.host if p.stage == stage])
     _row(table, "all-reduce", [(p.seconds, p.spread_s) for p in profile.collectives])
     console.print(table)
-    roofline = Roofline(profile.model, profile.hardware, profile.tp, profile.weight_dtype, profile.kv_dtype)
+    roofline = roofline_of(profile)
     checked = cross_validate(ProfileCost(profile, roofline))
     table = Table(title="the cost model at measured steps that it was not told of")
     for column in ("", "points", "median error %", "p95 %", "median with its sign %"):

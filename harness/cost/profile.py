@@ -14,6 +14,7 @@ from harness.cost.correction import Cones, Correction
 from harness.cost.floor import Floor
 from harness.cost.host import fit_stage
 from harness.cost.measured import ProfileError
+from harness.cost.roofline import Roofline
 from harness.cost.shape import CostModel, StepShape
 from harness.cost.work import KINDS, StepWork
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from harness.cost.additive import FloatArray
     from harness.cost.measured import MeasuredProfile, StepPoint
-    from harness.cost.roofline import Roofline
 
 Origin = Literal["measured", "interpolated", "extrapolated"]
 
@@ -146,8 +146,7 @@ class ProfileCost(CostModel):
         self.model, self.hardware = roofline.model, roofline.hardware
         self.weight_dtype, self.kv_dtype = roofline.weight_dtype, roofline.kv_dtype
         usable = _usable(profile)
-        captured = any(point.graph and point.shape.prefill_sequences for point in usable)
-        self.work = StepWork(roofline, chunk_graphs=captured, fused_kv_bytes=profile.fused_kv_bytes)
+        self.work = _work(profile, roofline)
         self.points = _points(usable, self.work)
         self._interpolation = Interpolation(self.points, self.work)
         self._floor = Floor(roofline.model, roofline.hardware, roofline.tp, self.weight_dtype, self.kv_dtype)
@@ -266,20 +265,35 @@ def monotone(amounts: FloatArray, seconds: FloatArray) -> FloatArray:
     return changed
 
 
-def transferred(profile: MeasuredProfile, measured_on: Roofline, wanted: Roofline) -> MeasuredProfile:
-    """A profile of another device or another ``tp``: each measured step by the ratio of the two rooflines.
+def roofline_of(profile: MeasuredProfile) -> Roofline:
+    """The roofline of what was measured."""
+    return Roofline(profile.model, profile.hardware, profile.tp, profile.weight_dtype, profile.kv_dtype)
+
+
+def transferred(profile: MeasuredProfile, wanted: Roofline) -> MeasuredProfile:
+    """A profile of another device, ``tp`` or model: each measured step by the ratio of the two rooflines.
+
+    They are taken of the step's work as each device shares it out: a step that waited for one long context on a fast
+    memory does so less on a slow one.
 
     Args:
         profile: What was measured.
-        measured_on: The roofline of that.
         wanted: The roofline of what is wanted.
     """
+    here, there = (_work(profile, roofline) for roofline in (roofline_of(profile), wanted))
     steps = [
         dataclasses.replace(point, device_s=point.device_s * ratio, spread_s=point.spread_s * ratio)
         for point in profile.steps
-        for ratio in [wanted.step_s(point.shape) / measured_on.step_s(point.shape)]
+        for ratio in [sum(there.roofline_s(point.shape)) / sum(here.roofline_s(point.shape))]
     ]
-    return dataclasses.replace(profile, hardware=wanted.hardware, tp=wanted.tp, steps=steps, collectives=())
+    model, hardware = wanted.model, wanted.hardware
+    return dataclasses.replace(profile, model=model, hardware=hardware, tp=wanted.tp, steps=steps, collectives=())
+
+
+def _work(profile: MeasuredProfile, roofline: Roofline) -> StepWork:
+    """How the engine that was measured shares out the work of a step on some device."""
+    captured = any(point.graph and point.shape.prefill_sequences for point in profile.steps)
+    return StepWork(roofline, chunk_graphs=captured, fused_kv_bytes=profile.fused_kv_bytes)
 
 
 def _usable(profile: MeasuredProfile) -> list[StepPoint]:

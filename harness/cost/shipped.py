@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).resolve().parent / "profiles"
 """Where the profiles that come with this package lie."""
 
+_LIKE_SIZE = 16.0  # times: beyond, what is fixed in a step of the one outweighs what grows in the other
+
 
 class Found(NamedTuple):
     """A profile for a configuration.
@@ -37,7 +39,8 @@ def find_profile(
     """The profile for a model, a device and a ``tp``.
 
     One of the same model and dtypes, measured with another ``tp`` or on other hardware, is transferred by the ratio of
-    the rooflines; the same hardware comes first, then the nearest ``tp``.
+    the rooflines; the same hardware comes first, then the nearest ``tp``. So is that of another dense model, at most
+    16 times as large or as small, where there is none of this one: the same hardware first, then the nearest size.
 
     Args:
         model: What is served.
@@ -48,7 +51,7 @@ def find_profile(
         path: A profile's directory, or None for those that come with the package.
 
     Raises:
-        ProfileError: There is none for this model, or it cannot be read.
+        ProfileError: There is none for this model or one like it, or it cannot be read.
         CostConfigError: ``tp`` does not divide the model.
     """
     there = [Path(path).expanduser()] if path else directories()
@@ -58,26 +61,26 @@ def find_profile(
         for profile in found
         if weight_dtype in (None, profile.weight_dtype)
         and kv_dtype in (None, profile.kv_dtype)
-        and _architecture(profile.model) == _architecture(model)
+        and transferable(profile, model, hardware)
     ]
     if not suited:
         dtypes = f" with weights in {weight_dtype or 'any dtype'} and KV in {kv_dtype or 'any dtype'}"
         have = ", ".join(f"{profile.name} ({profile.weight_dtype}, {profile.kv_dtype})" for profile in found) or "none"
         raise ProfileError(
-            f"{f'cost.path={path}' if path else 'cost=profile'}: no profile of {model.name}{dtypes}; there is: {have}. "
-            f"Measure one: python -m harness calibrate model={model.name} hardware={hardware.name} tp={tp}, or take "
-            "cost=roofline"
+            f"{f'cost.path={path}' if path else 'cost=profile'}: no profile of {model.name}{dtypes}, or of a model "
+            f"like it on a device like {hardware.name}; there is: {have}. Measure one: python -m harness calibrate "
+            f"model={model.name} hardware={hardware.name} tp={tp}, or take cost=roofline"
         )
-    profile = min(suited, key=lambda profile: (_distance(profile, hardware, tp), profile.name))
+    profile = min(suited, key=lambda profile: (_distance(profile, model, hardware, tp), profile.name))
     wanted = Roofline(model, hardware, tp, profile.weight_dtype, profile.kv_dtype)
-    if _distance(profile, hardware, tp) == 0:
+    if not any(_distance(profile, model, hardware, tp)):
         return Found(profile, wanted, ())
-    here = Roofline(profile.model, profile.hardware, profile.tp, profile.weight_dtype, profile.kv_dtype)
+    other = "" if _architecture(profile.model) == _architecture(model) else ", another model's,"
     note = (
-        f"cost: no profile of {model.name} on {hardware.name} with tp={tp}: transferred from {profile.name} by the "
-        "ratio of the rooflines"
+        f"cost: no profile of {model.name} on {hardware.name} with tp={tp}: transferred from {profile.name}{other} by "
+        "the ratio of the rooflines"
     )
-    return Found(transferred(profile, here, wanted), wanted, (note,))
+    return Found(transferred(profile, wanted), wanted, (note,))
 
 
 def directories() -> list[Path]:
@@ -102,6 +105,24 @@ def _architecture(model: ModelShape) -> tuple[int, ...]:
     )
 
 
-def _distance(profile: MeasuredProfile, hardware: Hardware, tp: int) -> float:
-    """How far a profile's device and ``tp`` are from what is wanted; 0 where they are the same."""
-    return 100 * (profile.hardware.name != hardware.name) + max(profile.tp, tp) / min(profile.tp, tp) - 1
+def transferable(profile: MeasuredProfile, model: ModelShape, hardware: Hardware) -> bool:
+    """Whether a profile can be transferred: of the same model or one that runs the same kernels, GPU to GPU."""
+    dense = not (profile.model.experts or model.experts)
+    near = _apart(profile.model.parameters, model.parameters) < _LIKE_SIZE
+    kernels = _architecture(profile.model) == _architecture(model) or (dense and near)
+    return kernels and (profile.hardware.processors > 1) == (hardware.processors > 1)
+
+
+def _distance(profile: MeasuredProfile, model: ModelShape, hardware: Hardware, tp: int) -> tuple[float, ...]:
+    """How far a profile is from what is wanted, what matters most first; zeros where it is of that."""
+    return (
+        _architecture(profile.model) != _architecture(model),
+        profile.hardware.name != hardware.name,
+        _apart(profile.model.parameters, model.parameters),
+        _apart(profile.tp, tp),
+    )
+
+
+def _apart(one: float, other: float) -> float:
+    """How many times the smaller the larger is, beyond once."""
+    return max(one, other) / min(one, other) - 1

@@ -18,10 +18,10 @@ from rich.table import Table
 from harness.calibrate.places import Place, coarse_grid
 from harness.cost.cross_validation import cross_validate
 from harness.cost.measured import MeasuredProfile, StepPoint
-from harness.cost.profile import ProfileCost
+from harness.cost.profile import ProfileCost, roofline_of, transferred
 from harness.cost.roofline import Roofline
-from harness.cost.shape import StepShape
-from harness.cost.shipped import SHIPPED
+from harness.cost.shape import CostModel, StepShape
+from harness.cost.shipped import SHIPPED, directories, transferable
 from runtime.scheduler import SchedulerConfig
 
 _TOLD = (20, 40, 80)
@@ -38,11 +38,11 @@ def main() -> None:
     console = Console()
     for path in arguments.profiles:
         profile = MeasuredProfile.load(path)
-        roofline = Roofline(profile.model, profile.hardware, profile.tp, profile.weight_dtype, profile.kv_dtype)
+        roofline = roofline_of(profile)
         cost = ProfileCost(profile, roofline)
         console.print(_left_out(cost, path.name))
         console.print(_few(cost, arguments.step_tokens))
-        console.print(_without(profile, roofline))
+        console.print(_elsewhere(profile, roofline))
         columns = _steps(profile)
         begun_s = time.process_time()
         cost.steps_s(columns)
@@ -62,20 +62,31 @@ def _left_out(cost: ProfileCost, title: str) -> Table:
     return table
 
 
-def _without(profile: MeasuredProfile, roofline: Roofline) -> Table:
-    """The roofline, which knows of no measured step."""
-    table = Table("roofline", "steps", "median of errors %", "of their sizes %", "p95 %", title="cost=roofline")
-    errors: dict[str, list[float]] = {}
+def _elsewhere(profile: MeasuredProfile, roofline: Roofline) -> Table:
+    """What knows of no step measured here: the roofline, and shipped profiles, transferred."""
+    table = Table("from", "steps", "median %", "of sizes %", "p95 of sizes %", title="not measured here")
+    for kind, points in _by_kind(profile).items():
+        _tell(table, f"roofline: {kind}", roofline, points)
+    for other in map(MeasuredProfile.load, directories()):
+        if other.name != profile.name and transferable(other, profile.model, profile.hardware):
+            _tell(table, other.name, ProfileCost(transferred(other, roofline), roofline), profile.steps)
+    return table
+
+
+def _by_kind(profile: MeasuredProfile) -> dict[str, Sequence[StepPoint]]:
+    found: dict[str, list[StepPoint]] = {"decode": [], "prefill": [], "mixed": []}
     for point in profile.steps:
         shape = point.shape
         kind = "decode" if not shape.prefill_sequences else "mixed" if shape.decode_sequences else "prefill"
-        errors.setdefault(kind, []).append(roofline.step_s(shape) / point.device_s - 1)
-    errors["all"] = [error for found in errors.values() for error in found]
-    for kind, found in errors.items():
-        sizes = np.abs(found)
-        figures = np.median(found), np.median(sizes), np.quantile(sizes, 0.95)
-        table.add_row(kind, str(len(found)), f"{100 * figures[0]:+.1f}", *(f"{100 * one:.1f}" for one in figures[1:]))
-    return table
+        found[kind].append(point)
+    return {**found, "all": profile.steps}
+
+
+def _tell(table: Table, name: str, cost: CostModel, points: Sequence[StepPoint]) -> None:
+    errors = 100 * np.array([cost.step_s(point.shape) / point.device_s - 1 for point in points])
+    sizes = np.abs(errors)
+    figures = f"{np.median(errors):+.1f}", f"{np.median(sizes):.1f}", f"{np.quantile(sizes, 0.95):.1f}"
+    table.add_row(name, str(len(points)), *figures)
 
 
 def _few(cost: ProfileCost, step_tokens: int) -> Table:

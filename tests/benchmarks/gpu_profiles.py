@@ -21,8 +21,7 @@ from pathlib import Path
 
 from harness.cost.cross_validation import cross_validate
 from harness.cost.measured import META, MeasuredProfile, profile_name
-from harness.cost.profile import ProfileCost
-from harness.cost.roofline import Roofline
+from harness.cost.profile import ProfileCost, roofline_of
 from tests.benchmarks.parts import Part, run_parts
 
 PAGE_SIZE = 16
@@ -78,7 +77,7 @@ def profile_line(directory: Path) -> str:
     if not (directory / META).is_file():
         return f"{directory.name}: nothing was measured"
     profile = MeasuredProfile.load(directory)
-    roofline = Roofline(profile.model, profile.hardware, profile.tp, profile.weight_dtype, profile.kv_dtype)
+    roofline = roofline_of(profile)
     checked = cross_validate(ProfileCost(profile, roofline))
     return (
         f"{directory.name}: {len(profile.steps)} steps on {profile.tp}x {profile.device}; the cost model without each: "

@@ -204,7 +204,7 @@ def test_transferred_is_scaled_by_the_ratio_of_the_rooflines():
     from harness.cost.profile import transferred
 
     here, there = roofline("qwen3_8b", "h100"), roofline("qwen3_8b", "h200", 2)
-    moved = transferred(profile(here), here, there)
+    moved = transferred(profile(here), there)
     assert (moved.tp, moved.hardware.name) == (2, "h200")
     point, original = moved.steps[10], profile(here).steps[10]
     ratio = there.step_s(point.shape) / here.step_s(point.shape)

@@ -90,13 +90,30 @@ def test_the_nearest_is_transferred_by_the_rooflines_and_said_so(there, hardware
 
 def test_without_a_profile_of_the_model_the_way_out_is_named(there):
     with pytest.raises(ProfileError) as error:
-        build("qwen3_32b", tp=4)
+        build("qwen3_30b_a3b")
     message = str(error.value)
-    assert "cost=profile: no profile of qwen3_32b with weights in any dtype" in message
+    assert "cost=profile: no profile of qwen3_30b_a3b with weights in any dtype" in message
     assert "h100_qwen3_8b_tp1 (bf16, bf16), h200_qwen3_8b_tp2" in message
     assert "python -m harness calibrate" in message
     with pytest.raises(ProfileError, match="KV in fp8"):
         build(kv_dtype="fp8")
+
+
+@pytest.mark.parametrize(("model", "hardware"), [("tiny", "h100"), ("qwen3_8b", "cpu")])
+def test_what_is_nothing_like_it_is_not_transferred(there, model, hardware):
+    with pytest.raises(
+        ProfileError, match=f"no profile of {model} .*or of a model like it on a device like {hardware}"
+    ):
+        build(model, hardware)
+
+
+def test_a_dense_model_like_it_is_transferred_and_said_so(there):
+    built = build("llama3_8b", "h200", 1)
+    assert built.notes == (
+        "cost: no profile of llama3_8b on h200 with tp=1: transferred from h200_qwen3_8b_tp2, another model's, by the "
+        "ratio of the rooflines",
+    )
+    assert built.cost.model.name == built.cost.profile.model.name == "llama3_8b"
 
 
 def test_a_named_directory_is_taken(there, tmp_path):
