@@ -69,7 +69,7 @@ class StepWork:
         self._token_bytes = model.kv_bytes_per_token(tp, roofline.kv_dtype) // model.layers
         self._filling = hardware.processors * _TILE / max(1, model.heads // tp)  # queries
         heads = model.kv_heads_per_gpu(tp)
-        kernel = int(model.heads < _TENSOR_CORE_GROUP * model.kv_heads)
+        kernel = int(model.heads // tp < _TENSOR_CORE_GROUP * heads)
         # Sequences, or parts of them, that run at once.
         self._splits = max(1, _BLOCKS[kernel] * hardware.processors // heads)
         block_bandwidth = _BLOCK_BANDWIDTH[kernel]

@@ -144,8 +144,8 @@ class RecordedCost(CostModel):
     """A cost model set right by recorded steps: each step takes what those most alike did, in proportion.
 
     The nearer a recorded step, the more it counts (Shepard, A two-dimensional interpolation function, 1968); the same
-    step takes what was recorded. A simulation by it has no error of the cost model's: what is left is the host's, and
-    the decisions'.
+    step takes what was recorded. A simulation by it has little error of the cost model's: what is left is the host's,
+    and the decisions'.
 
     Args:
         cost: The cost model.

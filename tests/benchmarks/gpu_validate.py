@@ -51,8 +51,8 @@ WORKLOADS = {
 }
 SESSIONS = "agentic"  # of which the load is a number of sessions, not a rate
 SHARES = (50, 90)  # % of capacity
-# Of a model and ranks, requests a second in a closed loop of 256 requests (all 25 sessions), simulated: --capacities
-# prints them.
+# Of a model and ranks, requests a second in a closed loop of 256 requests (all 25 sessions), simulated by an earlier
+# profile or the roofline, when the loads were chosen: --capacities prints today's.
 CAPACITIES = {
     ("qwen3_8b", 1): {"bursty": 28.7, "mooncake": 14.0, "azure_code": 15.1, SESSIONS: 3.04},
     # H200s
