@@ -20,7 +20,9 @@ from runtime.scheduler.graph_sizes import CHUNKED_SIZES
 _NEIGHBOURS = 3  # that foretell a point
 _CONTEXTS = (128, 256, 512, 1024, 2048, 4096)  # of a decode
 _LONG_CONTEXTS = (16, 8192, 32768)
-_BETWEEN = (3, 6, 12, 20, 48, 100, 200)  # batches between powers of two, or between the sizes of CUDA graphs
+# Batches between powers of two, or between the sizes of CUDA graphs. 17 and 20 replay the same one: what is of its size
+# is told from what is of the sequences in it.
+_BETWEEN = (3, 6, 12, 17, 20, 48, 100, 200)
 _BEFORE = (256, 1024, 4096, 16384)  # context of a chunk
 _TOGETHER = (2, 4, 8)  # chunks of a step
 _LEAST_CHUNK = 16
