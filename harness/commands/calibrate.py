@@ -133,13 +133,8 @@ def _show(profile: MeasuredProfile, console: Console) -> None:
     table = Table(title=f"{profile.model.name} on {profile.tp}x {profile.device}")
     for column in ("", "points", "fastest ms", "slowest ms", "median IQR"):
         table.add_column(column, justify="right" if column else "left")
-    kinds = {
-        "prefill": [p for p in profile.steps if p.shape.prefill_sequences and not p.shape.decode_sequences],
-        "decode": [p for p in profile.steps if not p.shape.prefill_sequences],
-        "mixed": [p for p in profile.steps if p.shape.prefill_sequences and p.shape.decode_sequences],
-    }
-    for kind, steps in kinds.items():
-        _row(table, kind, [(p.device_s, p.spread_s) for p in steps])
+    for kind in ("prefill", "decode", "mixed"):
+        _row(table, kind, [(p.device_s, p.spread_s) for p in profile.steps if p.shape.kind == kind])
     for stage in dict.fromkeys(point.stage for point in profile.host):
         _row(table, f"host: {stage}", [(p.seconds, p.spread_s) for p in profile.host if p.stage == stage])
     _row(table, "all-reduce", [(p.seconds, p.spread_s) for p in profile.collectives])

@@ -41,6 +41,13 @@ class StepShape:
     sampled: int = 0
     prefill_max_context: int = 0
 
+    @property
+    def kind(self) -> str:
+        """``decode``, ``prefill`` or ``mixed``."""
+        if not self.prefill_sequences:
+            return "decode"
+        return "mixed" if self.decode_sequences else "prefill"
+
 
 def read_tokens(context: int, shared: int, saves: float) -> int:
     """KV tokens that decodes read from memory, where some sequences share pages of a prefix.

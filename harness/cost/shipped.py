@@ -72,10 +72,12 @@ def find_profile(
             f"model={model.name} hardware={hardware.name} tp={tp}, or take cost=roofline"
         )
     profile = min(suited, key=lambda profile: (_distance(profile, model, hardware, tp), profile.name))
+    distance = _distance(profile, model, hardware, tp)
     wanted = Roofline(model, hardware, tp, profile.weight_dtype, profile.kv_dtype)
-    if not any(_distance(profile, model, hardware, tp)):
+    if not any(distance):
         return Found(profile, wanted, ())
-    other = "" if _architecture(profile.model) == _architecture(model) else ", another model's,"
+    other_model, *_ = distance
+    other = ", another model's," if other_model else ""
     note = (
         f"cost: no profile of {model.name} on {hardware.name} with tp={tp}: transferred from {profile.name}{other} by "
         "the ratio of the rooflines"

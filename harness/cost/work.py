@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.cost.additive import Work
 from harness.cost.shape import StepShape
-from runtime.scheduler.graph_sizes import chunks_captured, decodes_fused
+from runtime.scheduler.graph_sizes import chunks_captured, decodes_fused, decodes_on_tensor_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,10 +33,9 @@ KINDS = (
 """The order of amounts; from one decode step to the next only KV changes: one of the last two."""
 
 _TILE = 128  # queries of a head that a thread block attends for (FlashAttention-3)
-_TENSOR_CORE_GROUP = 4  # query heads of a KV head, from which FlashInfer's decodes use tensor cores
-# Of decode attention with them and without: blocks that share a processor, and bytes/s of KV that one block reads.
-# Measured: Qwen3-8B and 0.6B on an H100, Qwen3-32B with tp=4 on H200.
-_BLOCKS, _BLOCK_BANDWIDTH = (2, 10), (40e9, 12e9)
+# Of decode attention's kernels: blocks that share a processor, and bytes/s of KV that one of them reads. Measured:
+# Qwen3-8B on an H100 and Qwen3-32B with tp=4 on H200; Qwen3-0.6B on an H100.
+_WITH_TENSOR_CORES, _WITHOUT = (2, 40e9), (10, 12e9)
 _CAPTURED = 2.2  # seconds of a captured chunk's attention over an eager one's: the same two
 _FUSED = 1.8  # seconds for a small decode's one kernel to read KV, over several kernels: Qwen3-8B on an H100
 
@@ -69,10 +68,9 @@ class StepWork:
         self._token_bytes = model.kv_bytes_per_token(tp, roofline.kv_dtype) // model.layers
         self._filling = hardware.processors * _TILE / max(1, model.heads // tp)  # queries
         heads = model.kv_heads_per_gpu(tp)
-        kernel = int(model.heads // tp < _TENSOR_CORE_GROUP * heads)
-        # Sequences, or parts of them, that run at once.
-        self._splits = max(1, _BLOCKS[kernel] * hardware.processors // heads)
-        block_bandwidth = _BLOCK_BANDWIDTH[kernel]
+        tensor_cores = decodes_on_tensor_cores(model.heads // tp, heads)
+        blocks, block_bandwidth = _WITH_TENSOR_CORES if tensor_cores else _WITHOUT
+        self._splits = max(1, blocks * hardware.processors // heads)  # sequences, or parts of them, that run at once
         saturating = hardware.memory_bandwidth * hardware.attention_bandwidth_fraction / block_bandwidth / heads
         # A token read alone counts for so many more, where there are blocks. Beyond half of what runs at once, a longer
         # context of the others would make a step faster.
@@ -111,8 +109,8 @@ class StepWork:
             least: ``min``, or ``numpy.minimum`` for many steps.
             most: The same.
         """
-        # Of an even share of the blocks that run at once, a longer sequence gets more. (Of one among equal ones
-        # FlashInfer makes shorter parts, with none to spare for the others; in traffic all contexts differ.)
+        # Of an even share of the blocks that run at once, a longer sequence gets more. Where all others are equal its
+        # parts are shorter than this says; in traffic all contexts differ.
         free = most(self._splits - sequences, 0)
         part = context * longest / most(context + longest * free, 1)
         mean = context / most(least(sequences, self._splits), 1)

@@ -87,9 +87,8 @@ class Steps:
 
     def kinds(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Which steps prefill, which only decode, and which do both."""
-        prefill = np.array([shape.prefill_sequences > 0 for shape in self.shapes], bool)
-        decode = np.array([shape.decode_sequences > 0 for shape in self.shapes], bool)
-        return {"prefill": prefill & ~decode, "mixed": prefill & decode, "decode": decode & ~prefill}
+        found = np.array([shape.kind for shape in self.shapes], np.str_)
+        return {kind: found == kind for kind in ("prefill", "mixed", "decode")}
 
 
 def recorded_steps(real: Recording, twin_config: ExperimentConfig) -> Steps:

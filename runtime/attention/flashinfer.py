@@ -15,11 +15,10 @@ from torch import Tensor
 
 from runtime.attention.base import AttentionMetadata, AttentionStep, GpuAttention, GraphStep, IntArray
 from runtime.attention.tables import aligned, fill_starts, joined
+from runtime.scheduler.graph_sizes import decodes_on_tensor_cores
 from runtime.transfer import to_device
 
 _WORKSPACE_BYTES_A_HEAD = 8 << 20  # partial results of split KV: 128 MiB are too few for 64 heads
-
-_TENSOR_CORE_GROUP = 4  # query heads to a KV head
 
 
 def is_compiled(dtype: torch.dtype, head_dim: int) -> bool:
@@ -49,8 +48,7 @@ class FlashInferAttention(GpuAttention):
         # FlashInfer wants zeros there at first.
         self._workspace = torch.zeros(_WORKSPACE_BYTES_A_HEAD * heads, dtype=torch.uint8, device=kv.device)
         self._prefill: Any = flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD")
-        # With few query heads to a KV head the tensor cores would idle.
-        self._tensor_cores = heads // kv_heads >= _TENSOR_CORE_GROUP
+        self._tensor_cores = decodes_on_tensor_cores(heads, kv_heads)
         self._decode = self.decode_wrapper()
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
 

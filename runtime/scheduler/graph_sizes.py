@@ -1,4 +1,4 @@
-"""Which steps an engine replays as CUDA graphs, and of what size: for the one that captures, and for its models."""
+"""Which steps an engine replays as CUDA graphs, of what size, by which kernels: for the engine, and for its models."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ TB/s where FlashInfer's reach 3.0. Steps of Qwen3-8B (4,096 bytes a token) on an
 many times as fast as FlashInfer's: 1.03 with 1,024 tokens in all, 0.99 to 1.02 with 4,096 and 6,144, 0.97 to 0.99 with
 8,192, 0.95 to 0.97 with 12,288, 0.87 to 0.89 with 32,768; on an H200 1.04, 0.97 to 1.01, 0.94 to 0.96, 0.91 to 0.93,
 0.80 to 0.81."""
+
+
+_TENSOR_CORE_GROUP = 4  # query heads to a KV head: with fewer the tensor cores would idle
+
+
+def decodes_on_tensor_cores(heads: int, kv_heads: int) -> bool:
+    """Which of its two kernels FlashInfer decodes by, for so many query heads and KV heads of a GPU."""
+    return heads // kv_heads >= _TENSOR_CORE_GROUP
 
 
 def ladder(largest: int) -> list[int]:

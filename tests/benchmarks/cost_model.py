@@ -65,21 +65,13 @@ def _left_out(cost: ProfileCost, title: str) -> Table:
 def _elsewhere(profile: MeasuredProfile, roofline: Roofline) -> Table:
     """What knows of no step measured here: the roofline, and shipped profiles, transferred."""
     table = Table("from", "steps", "median %", "of sizes %", "p95 of sizes %", title="not measured here")
-    for kind, points in _by_kind(profile).items():
-        _tell(table, f"roofline: {kind}", roofline, points)
+    for kind in ("decode", "prefill", "mixed"):
+        _tell(table, f"roofline: {kind}", roofline, [point for point in profile.steps if point.shape.kind == kind])
+    _tell(table, "roofline: all", roofline, profile.steps)
     for other in map(MeasuredProfile.load, directories()):
         if other.name != profile.name and transferable(other, profile.model, profile.hardware):
             _tell(table, other.name, ProfileCost(transferred(other, roofline), roofline), profile.steps)
     return table
-
-
-def _by_kind(profile: MeasuredProfile) -> dict[str, Sequence[StepPoint]]:
-    found: dict[str, list[StepPoint]] = {"decode": [], "prefill": [], "mixed": []}
-    for point in profile.steps:
-        shape = point.shape
-        kind = "decode" if not shape.prefill_sequences else "mixed" if shape.decode_sequences else "prefill"
-        found[kind].append(point)
-    return {**found, "all": profile.steps}
 
 
 def _tell(table: Table, name: str, cost: CostModel, points: Sequence[StepPoint]) -> None:
