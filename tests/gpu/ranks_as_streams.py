@@ -1,8 +1,9 @@
 """Ranks that are streams of one GPU sum through its memory: ``python -m tests.gpu.ranks_as_streams [RANKS...]``.
 
 A process of its own, since a rank that waits for what never comes holds the GPU for ever. Every stream has a queue of
-its own, and all programs of all ranks find room, those of sums that are launched early and wait for their turn
-included: few programs, and few sums in a row. Fifty of eight programs, of two ranks, hung on an H200.
+its own, and all programs of all ranks must find room at once: sums that are launched early wait for their turn on a
+processor, one behind the other, and those of four ranks have one to themselves. Ten sums of up to eight programs left
+the fourth rank none, on which the others wait.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from runtime.kernels import reduce_norm
 from runtime.kernels.reduce_norm import EMPTY, Inbox, one_shot, one_shot_numbers, two_shot, two_shot_numbers
 
 WIDTH, TOKENS, EPS = 5120, 200, 1e-6
-PROGRAMS = 8  # of a rank
+PROGRAMS = 3  # of a rank's sum
 SIZES = (1, 5, 16, 2, 3, 64, 1, 200, 33, 7)
 OVERLAP = torch.cuda.get_device_capability() >= (9, 0)
 WAYS = {"one_shot": one_shot, "two_shot": two_shot}
@@ -135,7 +136,9 @@ def check(ranks: list[Rank], way: str, *, early: bool, graph: bool) -> None:
 
 def main() -> int:
     reduce_norm._PROGRAMS = dict.fromkeys(reduce_norm._PROGRAMS, PROGRAMS)
+    waiting, room = sum(min(size, PROGRAMS) for size in SIZES), torch.cuda.get_device_properties().multi_processor_count
     for count in [int(word) for word in sys.argv[1:]] or (2, 4):
+        assert count * waiting <= room, f"{count} ranks: {waiting} programs each would not all find room on {room}"
         ranks = make_ranks(count)
         for rank in ranks:
             warm_up(rank)
