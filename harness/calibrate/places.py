@@ -20,9 +20,10 @@ from runtime.scheduler.graph_sizes import CHUNKED_SIZES
 _NEIGHBOURS = 3  # that foretell a point
 _CONTEXTS = (128, 256, 512, 1024, 2048, 4096)  # of a decode
 _LONG_CONTEXTS = (16, 8192, 32768)
-# Batches between powers of two, or between the sizes of CUDA graphs. 17 and 20 replay the same one: what is of its size
-# is told from what is of the sequences in it.
+# Batches between powers of two, or between the sizes of CUDA graphs, of contexts that differ. 17 and 20 replay the same
+# graph: what is of its size is told from what is of the sequences in it.
 _BETWEEN = (3, 6, 12, 17, 20, 48, 100, 200)
+_UNEVEN = (2, 4)  # times the mean, that the longest context of a decode is in traffic, about
 _BEFORE = (256, 1024, 4096, 16384)  # context of a chunk
 _TOGETHER = (2, 4, 8)  # chunks of a step
 _LEAST_CHUNK = 16
@@ -36,7 +37,7 @@ TURNS = ("decode", "prefill", "decode", "prefill", "decode", "prefill", "mixed")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A step to be measured: some equal chunks of prompts, some decodes of equal context, but for one.
+    """A step to be measured: some equal chunks of prompts, some decodes.
 
     Attributes:
         prefills: Sequences that compute a chunk.
@@ -46,6 +47,8 @@ class Place:
         decodes: Sequences that compute one token.
         decode_context: KV tokens that each of them reads, its own new one included,
         longest: but for one of them, which reads this many.
+        spread: Instead, no two read as many: from few to the longest, as in traffic, and ``decode_context`` about the
+            mean.
         shared: Tokens that all of them begin with, of the same pages.
     """
 
@@ -56,6 +59,7 @@ class Place:
     decodes: int = 0
     decode_context: int = 0
     longest: int = 0
+    spread: bool = False
     shared: int = 0
 
     @property
@@ -68,6 +72,10 @@ class Place:
     def contexts(self) -> list[int]:
         """KV tokens of each sequence after the step: those with a chunk, then those that decode."""
         prefills = [self.prefill_context + self.chunk] * self.prefills
+        if self.spread:
+            power = self.longest / self.decode_context - 1  # the mean of x ** power is 1 / (power + 1)
+            shares = (number / self.decodes for number in range(self.decodes, 0, -1))
+            return prefills + [max(1, round(self.longest * share**power)) for share in shares]
         decodes = [self.longest] + [self.decode_context] * (self.decodes - 1) if self.decodes else []
         return prefills + decodes
 
@@ -114,6 +122,11 @@ def decoding(batch: int, context: int, longest: int | None = None) -> Place:
     return Place(decodes=batch, decode_context=context, longest=context if longest is None else longest)
 
 
+def spreading(batch: int, context: int, longest: int) -> Place:
+    """A step that only decodes, of contexts that all differ."""
+    return Place(decodes=batch, decode_context=context, longest=longest, spread=True)
+
+
 def sharing(sizes: SchedulerConfig) -> Iterator[tuple[Place, Place, Place]]:
     """Decodes of which half the KV is shared, the same with none shared, and as many that read so much less."""
     for batch, context in _SHARING:
@@ -146,8 +159,13 @@ def coarse_grid(sizes: SchedulerConfig, step_tokens: int, work: StepWork) -> lis
         *(decoding(batch, context) for batch in batches for context in _CONTEXTS),
         *(decoding(batch, context) for batch in batches[::2] for context in _LONG_CONTEXTS),
         *(decoding(batch, min(sizes.max_context, room // batch)) for batch in batches[-3:]),  # as much KV as there is
-        *(decoding(batch, context) for batch in _BETWEEN for context in _CONTEXTS[1:]),
-        *(decoding(batch, context, 4 * context) for batch in batches[1:] for context in _CONTEXTS[1:4:2]),
+        *(spreading(batch, context, _UNEVEN[0] * context) for batch in _BETWEEN for context in _CONTEXTS[1:]),
+        *(
+            spreading(batch, context, times * context)
+            for times in _UNEVEN
+            for batch in batches[1:]
+            for context in _CONTEXTS[1:4:2]
+        ),
         *(decoding(batch, 128, long) for batch in batches[2::2]),
     ]
     mixed = [
@@ -251,7 +269,8 @@ def next_place(
 
 
 def _kind(place: Place) -> int:
-    return (place.prefills > 0) + 2 * (place.decodes > 0) + 4 * (place.prefills > 0 and not place.samples)
+    unsampled = place.prefills > 0 and not place.samples
+    return (place.prefills > 0) + 2 * (place.decodes > 0) + 4 * unsampled + 8 * place.spread
 
 
 def _coordinates(place: Place) -> list[float]:
@@ -277,4 +296,5 @@ def _between(one: Place, other: Place) -> Place:
         middle(one.decodes, other.decodes),
         decode_context,
         max(middle(one.longest, other.longest), decode_context),
+        one.spread,
     )
