@@ -7,11 +7,11 @@ from typing import Any
 
 from harness.backends.sim import server_model
 from harness.config import EngineConfig, ExperimentConfig, TraceConfig, WorkloadConfig
-from harness.simulator.engine import StepSeconds
+from harness.simulator.engine import Shapes, StepSeconds
 from runtime.scheduler import Batch
 
 
-def step_seconds(options: Mapping[str, Any]) -> Callable[[Batch], float]:
+def step_seconds(options: Mapping[str, Any]) -> Callable[[Batch, float], float]:
     """What a step takes, for the engine in a worker process.
 
     Args:
@@ -21,4 +21,5 @@ def step_seconds(options: Mapping[str, Any]) -> Callable[[Batch], float]:
     nested = {"trace": TraceConfig, "workload": WorkloadConfig, "engine": EngineConfig}
     config = ExperimentConfig(**values | {name: kind(**values[name]) for name, kind in nested.items()})
     model = server_model(config)
-    return StepSeconds(model.cost, model.options)
+    shape, seconds = Shapes(model.options, model.cost.shared_saves), StepSeconds(model.cost)
+    return lambda batch, start_s: seconds.busy_s(*shape(batch), start_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,8 @@ class Bench:
     Attributes:
         engine: The engine.
         scheduler: Whose page table it reads; idle.
+        pauses_s: On a GPU, seconds between a step with chunks and the same one again: those of the decode between, and
+            what the host took.
 
     Args:
         spec: Which engine.
@@ -58,6 +61,7 @@ class Bench:
         random = np.random.default_rng(0)
         self._pages = random.permutation(sizes.pages).astype(np.int32)  # a server that ran for a while has no order
         self._tokens = random.integers(0, 256, sizes.max_context + 1).astype(np.int32)
+        self.pauses_s: list[float] = []
         self._before_s = 0.0  # of the decode in front of a step, once it has been seen
         self._steps = 0
 
@@ -74,6 +78,16 @@ class Bench:
             device may have waited for it, or loaded or tuned a kernel.
         """
         return self._after_decodes(place, before, repeats) if self._on_gpu else self._in_flight(place, repeats)
+
+    def in_a_row(self, places: list[Place]) -> list[StepTimes]:
+        """Run steps one behind the other, each launched while the one before runs."""
+        times: list[StepTimes] = []
+        ahead: list[tuple[Any, float]] = []
+        for place in places:
+            ahead.append(self._launch(self.batch(place)))
+            if len(ahead) > 1:
+                times.append(self._collect(*ahead.pop(0)))
+        return times + [self._collect(*ticket) for ticket in ahead]
 
     def close(self) -> None:
         """Release the engine."""
@@ -112,13 +126,7 @@ class Bench:
 
     def _in_flight(self, place: Place, repeats: int) -> list[StepTimes]:
         """Each launched while the one before runs, as with overlap: on a CPU launching takes from what runs."""
-        times = []
-        ahead = self._launch(self.batch(place))
-        for _ in range(repeats + 1):
-            ticket, ahead = ahead, self._launch(self.batch(place))
-            times.append(self._collect(*ticket))
-        self._collect(*ahead)
-        return times
+        return self.in_a_row([place] * (repeats + 2))[:-1]
 
     def _after_decodes(self, place: Place, before: Place, repeats: int) -> list[StepTimes]:
         """Each behind a decode, and launched while the GPU runs that: its time is then the device's alone.
@@ -141,6 +149,9 @@ class Bench:
             step = self._launch(batch)
             self._before_s = self._collect(*decode).run.duration_s
             times.append(self._collect(*step))
+        if place.prefills:
+            runs = [one.run for one in times[1:]]
+            self.pauses_s += [after.start_s - run.start_s - run.duration_s for run, after in pairwise(runs)]
         return times
 
 

@@ -28,7 +28,8 @@ from harness.calibrate.places import (
     sharing,
     smallest_of_each_kind,
 )
-from harness.calibrate.ranks import AllReduce, Others, Setup, Steps, all_reduce_seconds
+from harness.calibrate.power import Timed, fit_power_limit, in_a_row
+from harness.calibrate.ranks import AllReduce, InARow, Others, Setup, Steps, all_reduce_seconds
 from harness.config import ExperimentConfig
 from harness.cost.hardware import Hardware
 from harness.cost.measured import CollectivePoint, HostPoint, MeasuredProfile, StepPoint
@@ -46,6 +47,7 @@ _ROUND, _MOST_REPEATS = 3, 30
 _STABLE = 0.01  # of the median: standard error at which a point is measured well enough
 _POINT_SHARE = 0.02  # of the time, that a point may take beyond its first round
 _STEP_SHARE = 0.015  # of the time, that one step may take to be measured at all
+_ROWS = 7  # of steps one behind the other; the first does not count
 _LOOPS = range(3)  # of the serving loop, for each kind of requests
 _LOOP_SHARE = 0.08  # of the time, that they may take in all
 _MOST_PLACES = 320  # more would tell little, and make the cost model slow
@@ -102,6 +104,8 @@ class Calibration:
         self.took_s: dict[str, float] = {}
         self._environment = describe_environment()
         self._shared_saves: float | None = None
+        self._rows: list[list[Timed]] = []  # of steps one behind the other, for the power limit
+        self._pauses_s: list[float] = []
         self._steps: list[StepPoint] = []
         self._host: dict[tuple[str, int, int, bool, bool], list[float]] = {}
         self._collectives: list[CollectivePoint] = []
@@ -168,6 +172,7 @@ class Calibration:
             collectives=self._collectives,
             shared_saves=self._shared_saves,
             fused_kv_bytes=self._fused_kv_bytes if replayed else 0,
+            power_limit=fit_power_limit(self._rows, float(np.median(self._pauses_s))) if self._pauses_s else None,
         )
 
     def _measure(self, bench: Bench, others: Others) -> None:
@@ -179,6 +184,9 @@ class Calibration:
         self._part("host stages", self._host_stages)
         self._part("the serving loop", lambda: self._loop_stages(bench))
         self._part("shared prefixes", lambda: self._sharing(bench, others))
+        if self._on_gpu:
+            self._pauses_s = bench.pauses_s
+            self._part("power limit", lambda: self._power(bench, others))
         if self._config.tp > 1:
             self._all_reduces(others)
             self._done("all-reduces")
@@ -260,6 +268,18 @@ class Calibration:
             if less_s < apart_s:
                 saves.append(min(max((apart_s - shared_s) / (apart_s - less_s), 0.0), 1.0))
         self._shared_saves = round(float(np.median(saves)), 3) if saves else None
+
+    def _power(self, bench: Bench, others: Others) -> None:
+        """What prefills do to the clocks, and those to the steps behind them."""
+        parts = in_a_row(self._sizes, self._step_tokens, self._before, self._roofline_s)
+        places = [place for part in parts for place in part]
+        of = [number for number, part in enumerate(parts) for _ in part]
+        for number in range(_ROWS if places else 0):
+            self._watch(f"decodes behind prefills, {number + 1} of {_ROWS}")
+            others.tell(InARow(places))
+            runs = [one.run for one in bench.in_a_row(places)]
+            self._rows.append([Timed(part, run.start_s, run.duration_s) for part, run in zip(of, runs, strict=True)])
+        del self._rows[:1]  # may have loaded a kernel
 
     def _times(self, bench: Bench, others: Others, place: Place, repeats: int) -> list[StepTimes]:
         others.tell(Steps(place, self._before, repeats))

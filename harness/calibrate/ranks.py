@@ -58,6 +58,12 @@ class Steps(msgspec.Struct, frozen=True, tag=True):
     repeats: int
 
 
+class InARow(msgspec.Struct, frozen=True, tag=True):
+    """Run steps one behind the other."""
+
+    places: list[Place]
+
+
 class AllReduce(msgspec.Struct, frozen=True, tag=True):
     """Reduce so many bytes over all ranks."""
 
@@ -89,7 +95,7 @@ class Others:
         for rank in range(1, setup.tp):
             self._tell(rank, msgspec.structs.replace(setup, rank=rank))
 
-    def tell(self, command: Steps | AllReduce) -> None:
+    def tell(self, command: Steps | InARow | AllReduce) -> None:
         """Have all of them do what rank 0 is about to do."""
         for rank in range(1, len(self._processes) + 1):
             self._tell(rank, command)
@@ -110,7 +116,7 @@ class Others:
                 process.kill()
                 process.wait()
 
-    def _tell(self, rank: int, message: Setup | Steps | AllReduce) -> None:
+    def _tell(self, rank: int, message: Setup | Steps | InARow | AllReduce) -> None:
         process = self._processes[rank - 1]
         try:
             stdin = process.stdin
@@ -154,9 +160,11 @@ def main() -> None:
     lines = iter(sys.stdin.buffer.readline, b"")
     bench = msgspec.json.decode(next(lines), type=Setup).build()
     for line in lines:
-        command = msgspec.json.decode(line, type=Steps | AllReduce)
+        command = msgspec.json.decode(line, type=Steps | InARow | AllReduce)
         if isinstance(command, Steps):
             bench.run(command.place, command.before, command.repeats)
+        elif isinstance(command, InARow):
+            bench.in_a_row(command.places)
         else:
             all_reduce_seconds(command.bytes, command.repeats)
     watchdog = threading.Timer(_LEAVES_S, os._exit, [1])  # rank 0 may be gone

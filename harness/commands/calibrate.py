@@ -152,6 +152,11 @@ def _show(profile: MeasuredProfile, console: Console) -> None:
     console.print(table)
     if profile.shared_saves is not None:
         console.print(f"KV that another sequence of a step reads too: {profile.shared_saves:.0%} less time to read it")
+    if (limit := profile.power_limit) is not None:
+        console.print(
+            f"Behind prefills, at the power limit: prefills {limit.compute:.0%} slower, decodes {limit.memory:.1%}; "
+            f"the clocks settle in {limit.settles_s * 1e3:.0f} ms"
+        )
 
 
 def _row(table: object, name: str, points: list[tuple[float, float]]) -> None:

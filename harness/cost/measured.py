@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.complaint import first_line
+from harness.cost.clocks import PowerLimit
 from harness.cost.errors import CostConfigError, CostError
 from harness.cost.fields import Fields
 from harness.cost.hardware import Hardware
@@ -131,6 +132,7 @@ class MeasuredProfile:
         shared_saves: See :class:`harness.cost.shape.CostModel`; None where it was not measured.
         fused_kv_bytes: Of a layer's KV on one device, the most that a small decode read in one kernel (see
             :mod:`runtime.scheduler.graph_sizes`); 0 where none did.
+        power_limit: See :class:`harness.cost.shape.CostModel`; None where it was not measured.
     """
 
     model: ModelShape
@@ -154,6 +156,7 @@ class MeasuredProfile:
     collectives: Sequence[CollectivePoint] = field(default=())
     shared_saves: float | None = None
     fused_kv_bytes: int = 0
+    power_limit: PowerLimit | None = None
 
     @property
     def name(self) -> str:
@@ -178,6 +181,8 @@ class MeasuredProfile:
             "versions": dict(self.versions),
         }
         meta["hardware"]["peak_flops"] = dict(self.hardware.peak_flops)
+        if self.power_limit is not None:
+            meta["power_limit"] = dataclasses.asdict(self.power_limit)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / META).write_text(yaml.safe_dump(meta, sort_keys=False, width=120), encoding="utf-8")
@@ -230,6 +235,7 @@ class MeasuredProfile:
                 collectives=[CollectivePoint(**row) for row in collectives],
                 shared_saves=read.share("shared_saves") if read.has("shared_saves") else None,
                 fused_kv_bytes=read.integer("fused_kv_bytes", 0, least=0),
+                power_limit=_power_limit(read.section("power_limit")) if read.has("power_limit") else None,
             )
         except ProfileError:
             raise
@@ -353,6 +359,13 @@ def _meta(path: Path) -> Mapping[str, Any]:
     if not isinstance(meta, dict):
         raise ProfileError(f"{path}: expected fields such as model, hardware and tp")
     return meta
+
+
+def _power_limit(values: Mapping[str, Any]) -> PowerLimit:
+    read = Fields(values, "power_limit.")
+    read.refuse_unknown([part.name for part in dataclasses.fields(PowerLimit)])
+    settles_s, pause_s = (read.positive(name, "seconds") for name in ("settles_s", "pause_s"))
+    return PowerLimit(settles_s, read.share("compute"), read.share("memory"), pause_s)
 
 
 def _model(values: Mapping[str, Any]) -> ModelShape:

@@ -87,7 +87,7 @@ class Interpolation:
         if self._work.fused(rows, context):
             kind, kv = _FUSED_KV, context
         else:
-            kind, kv = _DECODE_KV, self._work.decode_kv(sequences, context, longest)
+            kind, kv = _DECODE_KV, self._work.decode_kv(sequences, rows, context, longest)
         first_s, cones = self._decode(sequences, rows, sampled, kind)
         kv_s = self._fit.curves[kind].at(kv)
         return first_s + kv_s + cones.at((kv_s,))
@@ -97,7 +97,7 @@ class Interpolation:
         fused = self._work.fused(rows, context)
         if fused.all():
             return self._kv_steps_s(sequences, rows, _FUSED_KV, context)
-        kv = self._work.decode_kv(sequences, context, longest, np.minimum, np.maximum)
+        kv = self._work.decode_kv(sequences, rows, context, longest, np.minimum, np.maximum)
         seconds = self._kv_steps_s(sequences, rows, _DECODE_KV, kv)
         if fused.any():
             seconds[fused] = self._kv_steps_s(sequences, rows, _FUSED_KV, context[fused])
@@ -143,6 +143,7 @@ class ProfileCost(CostModel):
         self.roofline = roofline
         if profile.shared_saves is not None:
             self.shared_saves = profile.shared_saves
+        self.power_limit = profile.power_limit
         self.model, self.hardware = roofline.model, roofline.hardware
         self.weight_dtype, self.kv_dtype = roofline.weight_dtype, roofline.kv_dtype
         usable = _usable(profile)
@@ -274,7 +275,7 @@ def transferred(profile: MeasuredProfile, wanted: Roofline) -> MeasuredProfile:
     """A profile of another device, ``tp`` or model: each measured step by the ratio of the two rooflines.
 
     They are taken of the step's work as each device shares it out: a step that waited for one long context on a fast
-    memory does so less on a slow one.
+    memory does so less on a slow one. Another device's power limit is not known.
 
     Args:
         profile: What was measured.
@@ -287,7 +288,10 @@ def transferred(profile: MeasuredProfile, wanted: Roofline) -> MeasuredProfile:
         for ratio in [sum(there.roofline_s(point.shape)) / sum(here.roofline_s(point.shape))]
     ]
     model, hardware = wanted.model, wanted.hardware
-    return dataclasses.replace(profile, model=model, hardware=hardware, tp=wanted.tp, steps=steps, collectives=())
+    limit = profile.power_limit if hardware.name == profile.hardware.name else None
+    return dataclasses.replace(
+        profile, model=model, hardware=hardware, tp=wanted.tp, steps=steps, collectives=(), power_limit=limit
+    )
 
 
 def _work(profile: MeasuredProfile, roofline: Roofline) -> StepWork:

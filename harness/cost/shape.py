@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from harness.cost.clocks import PowerLimit
+
 
 @dataclass(slots=True)
 class StepShape:
@@ -69,9 +71,12 @@ class CostModel(ABC):
         shared_saves: Part of the time to read a token of KV that is saved where another sequence of the step reads it
             too, from 0 to 1. Decodes of Qwen3-8B on an H100 whose sequences share a sixth of their KV are as fast as
             with 6 % less of it.
+        power_limit: How the device's clocks, and with them these seconds, follow the steps before; None where they are
+            not known to.
     """
 
     shared_saves: float = 0.4
+    power_limit: PowerLimit | None = None
 
     @abstractmethod
     def step_s(self, shape: StepShape) -> float:
@@ -102,8 +107,3 @@ class CostModel(ABC):
             that the device begins the step before an eager launch ends, since it runs what is enqueued so far. The lead
             is 0 where the device begins when all is enqueued, as with a graph.
         """
-
-    def busy_s(self, shape: StepShape, graph: bool) -> float:
-        """Seconds from a step's first kernel to its last: eagerly launched, they come no faster than they are sent."""
-        _, lead_s = self.launch_s(shape, graph)
-        return max(self.step_s(shape), lead_s)

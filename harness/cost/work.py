@@ -72,9 +72,9 @@ class StepWork:
         blocks, block_bandwidth = _WITH_TENSOR_CORES if tensor_cores else _WITHOUT
         self._splits = max(1, blocks * hardware.processors // heads)  # sequences, or parts of them, that run at once
         saturating = hardware.memory_bandwidth * hardware.attention_bandwidth_fraction / block_bandwidth / heads
-        # A token read alone counts for so many more, where there are blocks. Beyond half of what runs at once, a longer
-        # context of the others would make a step faster.
-        self._alone = min(max(saturating - 1.0, 0.0), self._splits / 2) if hardware.processors > 1 else 0.0
+        # So many parts read as fast as the memory can. Beyond half of what runs at once, a longer context of the others
+        # would make a step faster.
+        self._saturating = min(saturating, self._splits / 2) if hardware.processors > 1 and saturating > 1 else 0.0
 
     def of(self, shape: StepShape) -> tuple[float, ...]:
         """(kinds,) amounts of work of one step."""
@@ -99,22 +99,32 @@ class StepWork:
         # The engine counts in full what sequences share: near the limit, a step that shares may be taken for the other.
         return decodes_fused(rows, context, self._token_bytes, self._fused_kv_bytes)
 
-    def decode_kv(self, sequences: Any, context: Any, longest: Any, least: Any = min, most: Any = max) -> Any:
+    def decode_kv(
+        self, sequences: Any, rows: Any, context: Any, longest: Any, least: Any = min, most: Any = max
+    ) -> Any:
         """Tokens of KV that decodes read, those of a sequence longer than the others counted as often as they cost.
 
         Args:
-            sequences: Of the step, or of each of some steps.
+            sequences: Of the step, or of each of some steps,
+            rows: and those to which a CUDA graph pads them: an empty one takes a block from the others too.
             context: Tokens that they read,
             longest: and that the longest of them reads.
             least: ``min``, or ``numpy.minimum`` for many steps.
             most: The same.
         """
-        # Of an even share of the blocks that run at once, a longer sequence gets more. Where all others are equal its
-        # parts are shorter than this says; in traffic all contexts differ.
-        free = most(self._splits - sequences, 0)
+        # A sequence is cut into parts of one length, the last of which is half of that in the middle. Of an even share
+        # of the blocks that run at once, a longer sequence gets more.
+        free = most(self._splits - rows, 0)
+        parts = least(sequences + free, self._splits)
         part = context * longest / most(context + longest * free, 1)
-        mean = context / most(least(sequences, self._splits), 1)
-        return context + self._alone * most(part - mean, 0)
+        part = most(part, least(longest, context / most(parts - sequences / 2, 1)))
+        # Where not all run at once, those that run at the end are a part of them, and are half read.
+        running = self._splits / most(sequences, self._splits)
+        left = context * running * (1 + running) / 2
+        # When fewer parts are left than the memory can serve, it waits: for as much as those that are longest fall
+        # short of the longest. Of parts whose longest share of all is so much, they hold that of a hyperbola.
+        weight = self._saturating * most(part - left / most(parts, 1), 0)
+        return context + self._saturating * part * weight / most(left + weight, 1)
 
     def roofline_s(self, shape: StepShape) -> list[float]:
         """(1 + kinds,) seconds that the roofline gives to what every step has, and to each kind of work in this one."""
@@ -132,7 +142,7 @@ class StepWork:
         pairs = most(step.prefill_pairs, self._filling * longest)
         captured_pairs = captured * most(pairs, self._filling * step.decode_max_context)
         fused = (chunks == 0) & self.fused(step.decode_rows, step.decode_context)
-        kv = self.decode_kv(decodes, step.decode_context, step.decode_max_context, least, most)
+        kv = self.decode_kv(decodes, step.decode_rows, step.decode_context, step.decode_max_context, least, most)
         kv = captured * step.decode_context + (1 - captured) * kv
         return (
             rows,

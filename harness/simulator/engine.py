@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from harness.cost.clocks import Clocks
 from harness.cost.shape import CostModel, StepShape, read_tokens
 from harness.metrics.step_log import RunTiming, StepTiming
 from runtime.scheduler import Ahead, Batch
@@ -59,12 +60,15 @@ class Foresight:
         device_free_s: (steps,) when each ends.
         host_s: (steps,) when the host has committed a step (the one before, with overlap) and is ready for the next.
         apart_s: Seconds between two of those, at least.
+        fallen: (steps,) what is left of the clocks' fall behind each, see :class:`harness.cost.clocks.Clocks`; None
+            where nothing is.
     """
 
     timing: RunTiming
     device_free_s: FloatArray
     host_s: FloatArray
     apart_s: float
+    fallen: FloatArray | None
 
 
 class Shapes:
@@ -124,19 +128,25 @@ class Shapes:
 
 
 class StepSeconds:
-    """Seconds that the device is busy with a step.
+    """Seconds that the device is busy with steps, in the order in which it runs them.
 
     Args:
         cost: The cost model.
-        options: Says which steps replay a CUDA graph.
     """
 
-    def __init__(self, cost: CostModel, options: EngineOptions) -> None:
+    def __init__(self, cost: CostModel) -> None:
         self._cost = cost
-        self._shape = Shapes(options, cost.shared_saves)
+        self.clocks = None if cost.power_limit is None else Clocks(cost.power_limit)
 
-    def __call__(self, batch: Batch) -> float:
-        return self._cost.busy_s(*self._shape(batch))
+    def step_s(self, shape: StepShape, start_s: float) -> float:
+        """Seconds of the next step, which starts then, were all of it enqueued."""
+        seconds = self._cost.step_s(shape)
+        return seconds if self.clocks is None else self.clocks.step_s(shape.prefill_tokens, seconds, start_s)
+
+    def busy_s(self, shape: StepShape, graph: bool, start_s: float) -> float:
+        """Seconds from its first kernel to its last: eagerly launched, they come no faster than they are sent."""
+        _, lead_s = self._cost.launch_s(shape, graph)
+        return max(self.step_s(shape, start_s), lead_s)
 
 
 class ModelledEngine:
@@ -153,6 +163,8 @@ class ModelledEngine:
 
     def __init__(self, cost: CostModel, options: EngineOptions, costs: SchedulerCosts) -> None:
         self._cost = cost
+        self._seconds = StepSeconds(cost)
+        self._clocks = self._seconds.clocks
         self._costs = costs
         self.overlap = options.overlap
         self._device_free_s = 0.0
@@ -168,10 +180,10 @@ class ModelledEngine:
         sequences = len(batch.chunks) + len(batch.decodes)
         schedule_s = self._schedule_s(sequences, shape)
         launch_s, lead_s = self._cost.launch_s(shape, graph)
-        step_s = self._cost.step_s(shape)
         ready_s = host_s + (schedule_s + launch_s - lead_s)
         free_s = self._device_free_s
         start_s = ready_s if ready_s > free_s else free_s
+        step_s = self._seconds.step_s(shape, start_s)
         duration_s = step_s if step_s > lead_s else lead_s
         self._device_free_s = start_s + duration_s
         # A step with chunks is padded by tokens, of no sequence.
@@ -206,6 +218,9 @@ class ModelledEngine:
             np.arange(context, context + steps * sequences, sequences),
             np.arange(longest, longest + steps),
         )
+        fallen = None
+        if self._clocks is not None:
+            duration_s, fallen = self._clocks.decodes_s(duration_s)
         if lead_s:
             duration_s = np.maximum(duration_s, lead_s)
         shortest_s = float(np.minimum.reduce(duration_s))
@@ -219,11 +234,13 @@ class ModelledEngine:
         padded = shape.decode_rows if graph else sequences
         timing = RunTiming(start_s, duration_s, start_s.item(0) - free_s, schedule_s, padded, graph)
         # A step is committed at most lead_s after the one behind it began.
-        return Foresight(timing, end_s, host_after_s, shortest_s - lead_s)
+        return Foresight(timing, end_s, host_after_s, shortest_s - lead_s, fallen)
 
     def repeat(self, foresight: Foresight, steps: int) -> RunTiming:
         """So many of the foreseen steps were run; returns their timing."""
         self._device_free_s = foresight.device_free_s.item(steps - 1)
+        if self._clocks is not None and foresight.fallen is not None:
+            self._clocks.passed(foresight.fallen.item(steps - 1))
         start_s, duration_s, wait_s, schedule_s, padded, graph = foresight.timing
         return RunTiming(start_s[:steps], duration_s[:steps], wait_s, schedule_s, padded, graph)
 

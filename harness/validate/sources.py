@@ -17,7 +17,7 @@ from harness.decisions import Difference, first_difference
 from harness.metrics.schema import ended_ok
 from harness.metrics.stages import span, stage
 from harness.record import RunRecord
-from harness.simulator.engine import Shapes
+from harness.simulator.engine import Shapes, StepSeconds
 from harness.simulator.simulation import Simulation
 from harness.validate.errors import ValidationError
 from harness.validate.recorded import replay_recorded
@@ -127,9 +127,10 @@ def recorded_steps(real: Recording, twin_config: ExperimentConfig) -> Steps:
         vocab_size=server.vocab_size,
         observe=observe,
     )
-    cost = server.cost
-    predicted_s = [cost.busy_s(shape, graph) for shape, graph in zip(shapes, graphs, strict=True)]
-    real_s = np.asarray((real.record.steps or {})["duration_s"])[: len(shapes)]
+    cost, seconds = server.cost, StepSeconds(server.cost)
+    start_s, real_s = (np.asarray((real.record.steps or {})[name])[: len(shapes)] for name in ("start_s", "duration_s"))
+    # Each behind the real steps before it.
+    predicted_s = [seconds.busy_s(*step) for step in zip(shapes, graphs, start_s.tolist(), strict=True)]
     difference = first_difference(real.record, replayed)
     origins = [cost.origin(shape) for shape in shapes] if isinstance(cost, ProfileCost) else []
     return Steps(shapes, np.array(graphs, bool), real_s, np.array(predicted_s), difference, origins)

@@ -33,11 +33,11 @@ class EmulatedEngine(Engine[EmulatedTicket]):
     foretold one. Each is certain: its log-probability is 0.
 
     Args:
-        step_seconds: Seconds of a step on the device.
+        step_seconds: Seconds of a step on the device, and when it starts there; asked once for each, in order.
         vocab_size: Token ids are below it.
     """
 
-    def __init__(self, step_seconds: Callable[[Batch], float], vocab_size: int) -> None:
+    def __init__(self, step_seconds: Callable[[Batch, float], float], vocab_size: int) -> None:
         self._step_seconds = step_seconds
         self._vocab_size = vocab_size
         self._device_free_s = 0.0
@@ -54,7 +54,7 @@ class EmulatedEngine(Engine[EmulatedTicket]):
 
     def launch(self, batch: Batch) -> EmulatedTicket:
         start_s = max(time.monotonic(), self._device_free_s)
-        self._device_free_s = start_s + self._step_seconds(batch)
+        self._device_free_s = start_s + self._step_seconds(batch, start_s)
         sampled = batch.sampled()
         tokens = [self._token(sequence) for sequence in sampled]
         logprobs: list[TokenLogprobs | None] = []
@@ -91,18 +91,18 @@ def hashed_token(key: int, position: int, vocab_size: int) -> int:
     return (x ^ (x >> 31)) % vocab_size
 
 
-def instantly(batch: Batch) -> float:
+def instantly(batch: Batch, start_s: float) -> float:
     """Steps that take no time: what is left is the serving stack's own."""
-    del batch
+    del batch, start_s
     return 0.0
 
 
-def constant(options: Mapping[str, Any]) -> Callable[[Batch], float]:
+def constant(options: Mapping[str, Any]) -> Callable[[Batch, float], float]:
     """A cost function, for ``cost``: every step takes ``seconds``."""
     seconds = float(options["seconds"])
 
-    def step_seconds(batch: Batch) -> float:
-        del batch
+    def step_seconds(batch: Batch, start_s: float) -> float:
+        del batch, start_s
         return seconds
 
     return step_seconds
@@ -128,7 +128,7 @@ def build(options: Mapping[str, Any], place: EnginePlace) -> LoadedEngine:
     return LoadedEngine(place.scheduler, start)
 
 
-def _step_seconds(options: Mapping[str, Any]) -> Callable[[Batch], float]:
+def _step_seconds(options: Mapping[str, Any]) -> Callable[[Batch, float], float]:
     path = options.get("cost")
     if path is None:
         return instantly
@@ -137,5 +137,5 @@ def _step_seconds(options: Mapping[str, Any]) -> Callable[[Batch], float]:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"engine.options.cost={path}: {error}") from error
-    step_seconds: Callable[[Batch], float] = factory(options.get("cost_options", {}))
+    step_seconds: Callable[[Batch, float], float] = factory(options.get("cost_options", {}))
     return step_seconds

@@ -208,6 +208,6 @@ def test_transferred_is_scaled_by_the_ratio_of_the_rooflines():
     assert (moved.tp, moved.hardware.name) == (2, "h200")
     point, original = moved.steps[10], profile(here).steps[10]
     ratio = there.step_s(point.shape) / here.step_s(point.shape)
-    assert point.device_s == pytest.approx(original.device_s * ratio)
+    assert point.device_s == pytest.approx(original.device_s * ratio, rel=1e-3)  # but for how parts are shared out
     assert isinstance(ProfileCost(moved, there).roofline, Roofline)
     assert engine_s(point.shape, here) == original.device_s

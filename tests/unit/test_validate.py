@@ -12,6 +12,7 @@ import yaml
 
 from harness.cli import main
 from harness.cost.shape import CostModel, StepShape
+from harness.simulator.engine import StepSeconds
 from harness.validate.agreement import errors, rank_correlation
 from harness.validate.recording import Recording, check_alike
 from harness.validate.sources import RecordedCost, shared_steps, stages
@@ -184,5 +185,6 @@ def test_a_recorded_step_that_waited_for_its_launch_was_launched_as_long_as_it_t
     launched_s, lead_s = zip(*(cost.launch_s(shape, graph=False) for shape in shapes), strict=True)
     assert lead_s == pytest.approx([25e-3, 14e-3])
     assert launched_s == pytest.approx([26e-3, 15e-3])
-    assert [cost.busy_s(shape, graph=False) for shape in shapes] == pytest.approx([25e-3, 81e-3])
+    seconds = StepSeconds(cost)
+    assert [seconds.busy_s(shape, False, 0.0) for shape in shapes] == pytest.approx([25e-3, 81e-3])
     assert cost.launch_s(shapes[0], graph=True) == (1e-3, 0.0)
