@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.backends.runtime import Runtime, runtime_of
-from harness.calibrate import host
 from harness.calibrate.bench import Bench, StepTimes, decode_before
 from harness.calibrate.places import (
     TURNS,
@@ -30,9 +29,10 @@ from harness.calibrate.places import (
 )
 from harness.calibrate.power import Timed, fit_power_limit, in_a_row
 from harness.calibrate.ranks import AllReduce, InARow, Others, Setup, Steps, all_reduce_seconds
+from harness.calibrate.stages import Stages, loop_stages, points, process_stages
 from harness.config import ExperimentConfig
 from harness.cost.hardware import Hardware
-from harness.cost.measured import CollectivePoint, HostPoint, MeasuredProfile, StepPoint
+from harness.cost.measured import CollectivePoint, MeasuredProfile, StepPoint
 from harness.cost.roofline import Roofline, build_roofline
 from harness.cost.work import StepWork
 from harness.experiment import describe_environment
@@ -48,16 +48,12 @@ _STABLE = 0.01  # of the median: standard error at which a point is measured wel
 _POINT_SHARE = 0.02  # of the time, that a point may take beyond its first round
 _STEP_SHARE = 0.015  # of the time, that one step may take to be measured at all
 _ROWS = 7  # of steps one behind the other; the first does not count
-_LOOPS = range(3)  # of the serving loop, for each kind of requests
-_LOOP_SHARE = 0.08  # of the time, that they may take in all
+_LOOP_SHARE = 0.08  # of the time, that the serving loop may be measured
 _MOST_PLACES = 320  # more would tell little, and make the cost model slow
 _LEAST_PLACES = 12  # measured even where the engine took all the time to build
 _SAVE_EVERY_S = 15.0
 _TELL_EVERY_S = 0.5
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16"}
-_HOST_TOKENS = (16, 256, 4096, 32768)  # of a prompt
-_HOST_BATCHES = (1, 4, 16, 64, 256)  # sequences of a step
-_LOOP_PROMPTS = (16, 256, 2048)
 _REDUCED_BYTES = tuple(4**power for power in range(5, 14))  # 1 KiB to 64 MiB
 
 
@@ -107,7 +103,7 @@ class Calibration:
         self._rows: list[list[Timed]] = []  # of steps one behind the other, for the power limit
         self._pauses_s: list[float] = []
         self._steps: list[StepPoint] = []
-        self._host: dict[tuple[str, int, int, bool, bool], list[float]] = {}
+        self._host: Stages = {}
         self._collectives: list[CollectivePoint] = []
         self._saved_s = self._told_s = self._part_begun_s = self._begun_s
 
@@ -168,7 +164,7 @@ class Calibration:
             date=time.strftime("%Y-%m-%d"),
             command=self._command,
             steps=sorted(self._steps, key=lambda point: dataclasses.astuple(point.shape)),
-            host=[_host_point(key, seconds) for key, seconds in sorted(self._host.items())],
+            host=points(self._host),
             collectives=self._collectives,
             shared_saves=self._shared_saves,
             fused_kv_bytes=self._fused_kv_bytes if replayed else 0,
@@ -181,7 +177,7 @@ class Calibration:
         for place in smallest_of_each_kind(grid):
             self._times(bench, others, place, 2)  # what compiles, tunes or allocates when it first runs
         self._done("first steps")
-        self._part("host stages", self._host_stages)
+        self._part("host stages", self._process_stages)
         self._part("the serving loop", lambda: self._loop_stages(bench))
         self._part("shared prefixes", lambda: self._sharing(bench, others))
         if self._on_gpu:
@@ -293,46 +289,28 @@ class Calibration:
     def _roofline_s(self, place: Place) -> float:
         return sum(self._work.roofline_s(place.shape(place.decodes)))
 
-    def _host_stages(self) -> None:
-        """What no engine is needed for."""
-        config = self._server_config()
-        overlap = config.overlap
+    def _process_stages(self) -> None:
         self._watch("host: messages, tokenizer, detokenizer")
-        longest = self._sizes.max_context
-        for tokens in sorted({min(tokens, longest) for tokens in _HOST_TOKENS}):
-            self._host["receive", 1, tokens, False, overlap] = host.receiving(config, tokens, 40)
-            self._host["tokenize", 1, tokens, False, overlap] = [host.tokenizing(config, tokens, 40) for _ in range(3)]
-        for tokens in _batches(self._sizes.max_running):
-            self._host["detokenize", tokens, tokens, False, overlap] = [
-                host.detokenizing(config, tokens, 40) for _ in range(3)
-            ]
-            self._host["send", tokens, tokens, False, overlap] = [host.sending(config, tokens, 40) for _ in range(3)]
-        self._host["hop", 1, 1, False, overlap] = host.hopping(config, 40)
+        process_stages(self._server_config(), self._host)
 
     def _loop_stages(self, bench: Bench) -> None:
-        """Planning and committing, with the engine under the loop where it is the only rank."""
+        """With the engine under the serving loop where it is the only rank."""
         config, scheduler = self._server_config(), bench.scheduler
         engine: Any = bench.engine
         if config.tp > 1:  # the others would have to run the same steps
             engine = EmulatedEngine(instantly, config.vocab_size)
             scheduler = Scheduler(scheduler.config, build_policy(self._config.policy))
         sizes = self._sizes
-        room = min(sizes.pages * sizes.page_size, 4 * self._step_tokens)
-        begun_s, seed = time.monotonic(), 0
-        batches = _batches(sizes.max_running)
-        configured = config.overlap
-        for _, overlap, prompt, batch in product(_LOOPS, (configured, not configured), _LOOP_PROMPTS, batches):
-            longest = prompt + host.DECODES
-            if batch * longest > room or longest > sizes.max_context:
-                continue
-            if time.monotonic() - begun_s > _LOOP_SHARE * self._seconds:
-                return
-            self._watch(f"host: the serving loop, {batch} x {prompt} tokens, overlap {'on' if overlap else 'off'}")
-            seed += 1
-            samples = host.looping(config, scheduler, engine, batch, prompt, overlap=overlap, seed=seed)
-            for (stage, sequences, tokens, graph), seconds in samples.items():
-                if stage != "launch" or engine is bench.engine:
-                    self._host.setdefault((stage, sequences, tokens, graph, overlap), []).extend(seconds)
+        loop_stages(
+            config,
+            scheduler,
+            engine,
+            self._host,
+            launches=engine is bench.engine,
+            room=min(sizes.pages * sizes.page_size, 4 * self._step_tokens),
+            seconds=_LOOP_SHARE * self._seconds,
+            watch=self._watch,
+        )
 
     def _all_reduces(self, others: Others) -> None:
         import torch.distributed as dist
@@ -395,16 +373,6 @@ def _telling(watch: Callable[[str], None]) -> Iterator[None]:
     finally:
         logger.setLevel(level)
         logger.removeHandler(teller)
-
-
-def _batches(most: int) -> list[int]:
-    return sorted({batch for batch in _HOST_BATCHES if batch < most} | {min(most, _HOST_BATCHES[-1])})
-
-
-def _host_point(key: tuple[str, int, int, bool, bool], seconds: list[float]) -> HostPoint:
-    stage, sequences, tokens, graph, overlap = key
-    q25, median, q75 = np.percentile(seconds, (25, 50, 75)).tolist()
-    return HostPoint(stage, sequences, tokens, graph, overlap, median, q75 - q25, len(seconds))
 
 
 def _device_name(on_gpu: bool) -> str:

@@ -75,8 +75,10 @@ def fit_power_limit(rounds: Sequence[Sequence[Timed]], pause_s: float) -> PowerL
         pause_s: See :class:`harness.cost.clocks.PowerLimit`.
 
     Returns:
-        None where prefills behind each other are as fast as behind decodes.
+        None where prefills behind each other are as fast as behind decodes, or no rows were run.
     """
+    if not rounds:
+        return None
     best: tuple[float, float, float, float] | None = None
     for settles_s in _SETTLES_S.tolist():
         felt: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
