@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from harness.backends.sim import replay
 from harness.compose import compose
 from harness.config import EngineConfig, ExperimentConfig
+from harness.cost.clocks import PowerLimit
+from harness.cost.roofline import Roofline
 from harness.record import RunRecord
 from harness.simulator.engine import SchedulerCosts
 from harness.simulator.frontend import HopCosts
@@ -37,6 +39,7 @@ COSTS = {
         {"detokenize_s": 30e-3, "detokenize_token_s": 3e-3, "send_s": 40e-3, "send_token_s": 1e-3},
     ),
 }
+LIMIT = PowerLimit(settles_s=0.05, compute=0.2, memory=0.05, pause_s=0.02)
 
 
 @cache
@@ -55,12 +58,15 @@ class Case:
     engine: EngineConfig
     costs: str
     policy: dict[str, Any]
+    power_limit: PowerLimit | None = None
 
     def replay(self, *, leap: bool) -> RunRecord:
         loop, hops = COSTS[self.costs]
         backend = {"name": "sim", "leap": leap, "loop": loop, "hops": hops}
         config = replace(base(self.model), engine=self.engine, policy=self.policy, backend=backend)
-        record = replay(config, Workload(self.trace, self.arrivals, self.concurrency), lambda _: True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Roofline, "power_limit", self.power_limit)
+            record = replay(config, Workload(self.trace, self.arrivals, self.concurrency), lambda _: True)
         assert record.complete
         return record
 
@@ -135,6 +141,7 @@ def cases(draw: st.DrawFn) -> Case:
         engine=engine,
         costs=draw(st.sampled_from(sorted(COSTS)), label="costs"),
         policy=policy,
+        power_limit=draw(st.sampled_from([None, LIMIT]), label="power limit"),
     )
 
 
@@ -182,6 +189,17 @@ def test_every_policy_decides_alike_when_it_leaps(part: str, name: str) -> None:
     record = case.replay(leap=True)
     assert record.steps is not None
     assert record.steps["waiting"].max() > 5
+    assert_equal(record, case.replay(leap=False))
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_clocks_at_a_power_limit_fall_and_rise_alike(overlap: bool) -> None:
+    engine = EngineConfig(page_size=2, pages=420, max_running=6, overlap=overlap)
+    case = Case(busy(), Arrivals.OPEN, 0, "llama3_8b", engine, "none", PLAIN, LIMIT)
+    record, free = case.replay(leap=True), replace(case, power_limit=None).replay(leap=True)
+    assert record.steps is not None
+    assert free.steps is not None
+    assert record.steps["duration_s"].tolist() != free.steps["duration_s"].tolist()
     assert_equal(record, case.replay(leap=False))
 
 

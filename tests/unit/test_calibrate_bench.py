@@ -1,6 +1,8 @@
-"""How a calibration runs a step on a GPU: behind a decode, and no longer than that takes."""
+"""How a calibration runs a step on a GPU: behind a decode, and no longer than that takes; and many in a row."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -20,33 +22,43 @@ BEFORE = decoding(64, 128)
 
 
 class Stopwatch:
-    """An engine whose decodes take a minute, and steps with chunks so many seconds."""
+    """An engine whose decodes take a minute, and steps with chunks so many seconds; a second passes between two."""
 
     def __init__(self, chunks_s: float) -> None:
         self.launched: list[Batch] = []
+        self.calls: list[tuple[str, int]] = []
         self._chunks_s = chunks_s
+        self._free_s = 0.0
 
     def launch(self, batch: Batch) -> Batch:
         self.launched.append(batch)
+        self.calls.append(("launch", batch.step))
         return batch
 
     def collect(self, batch: Batch) -> StepResult:
-        return StepResult([], [], StepRun(0.0, self._chunks_s if batch.chunks else 60.0, 1, graph=False))
+        self.calls.append(("collect", batch.step))
+        run = StepRun(self._free_s + 1.0, self._chunks_s if batch.chunks else 60.0, 1, graph=False)
+        self._free_s = run.start_s + run.duration_s
+        return StepResult([], [], run)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench(
+        EngineSpec("runtime.engine.emulated.build", {"vocab_size": 1000}),
+        build_policy(compose([]).policy),
+        EnginePlace(SIZES, 8192, 0, 1, ""),
+    )
 
 
 @pytest.mark.parametrize(("chunks_s", "waits"), [(0.0, 1), (2.0, 0)], ids=["bound by the host", "by the device"])
 def test_on_a_gpu_every_step_measured_follows_a_decode(
-    chunks_s: float, waits: int, monkeypatch: pytest.MonkeyPatch
+    chunks_s: float, waits: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the decode in front is not known to cover the launch the GPU waits, unless the step is slow anyway."""
     waited: list[int] = []
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "_sleep", waited.append)
-    bench = Bench(
-        EngineSpec("runtime.engine.emulated.build", {"vocab_size": 1000}),
-        build_policy(compose([]).policy),
-        EnginePlace(SIZES, 8192, 0, 1, ""),
-    )
     watch = Stopwatch(chunks_s)
     monkeypatch.setattr(bench, "_on_gpu", True)
     monkeypatch.setattr(bench, "engine", watch)
@@ -55,6 +67,38 @@ def test_on_a_gpu_every_step_measured_follows_a_decode(
     assert launched == [(2, 0), *[(0, BEFORE.decodes), (2, 0)] * 3]
     assert [one.run.duration_s for one in times] == [chunks_s] * 4, "of the steps, not of the decodes between"
     assert len(waited) == waits
+
+
+def test_a_pause_is_what_lies_between_a_step_with_chunks_and_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
+    monkeypatch.setattr(bench, "_on_gpu", True)
+    monkeypatch.setattr(bench, "engine", Stopwatch(2.0))
+    bench.run(Place(2, 100), BEFORE, 3)
+    assert bench.pauses_s == [62.0] * 2, "a decode, and what the host takes; the first step does not count"
+    bench.run(decoding(4, 128), BEFORE, 3)
+    bench.run(Place(1, 50), BEFORE, 1)
+    assert bench.pauses_s == [62.0] * 2, "decodes do not load, and one step alone has no pause"
+    bench.run(Place(1, 50), BEFORE, 2)
+    assert bench.pauses_s == [62.0] * 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_steps_in_a_row_are_launched_while_the_one_before_runs(
+    count: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Stopwatch(2.0)
+    monkeypatch.setattr(bench, "engine", watch)
+    times = bench.in_a_row([Place(1, 100), BEFORE, Place(2, 50), BEFORE][:count])
+    assert [one.run.duration_s for one in times] == [2.0, 60.0, 2.0, 60.0][:count]
+    assert [len(batch.chunks) for batch in watch.launched] == [1, 0, 2, 0][:count]
+    steps = [batch.step for batch in watch.launched]
+    turns = [("launch", step) for step in steps[:1]]
+    for before, step in pairwise(steps):
+        turns += [("launch", step), ("collect", before)]
+    assert watch.calls == turns + [("collect", step) for step in steps[-1:]]
 
 
 @given(

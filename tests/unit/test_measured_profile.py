@@ -1,6 +1,6 @@
 """A profile on disk: what is written is read back, and what is wrong is said by file, field and value."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from harness.cost.clocks import PowerLimit
 from harness.cost.hardware import Hardware
 from harness.cost.measured import CollectivePoint, HostPoint, MeasuredProfile, ProfileError, StepPoint
 from harness.cost.model import ModelShape
@@ -49,7 +50,9 @@ PROFILE = MeasuredProfile(
     collectives=[CollectivePoint("all_reduce", "nccl", 8192, 1.4e-5, 0.0, 50)],
     shared_saves=0.25,
     fused_kv_bytes=1 << 25,
+    power_limit=PowerLimit(settles_s=0.0474, compute=0.1813, memory=0.0, pause_s=0.0175),
 )
+LIMIT = asdict(PROFILE.power_limit)
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -61,6 +64,13 @@ def test_collectives_are_there_only_if_measured(tmp_path):
     replace(PROFILE, tp=1, collectives=[]).save(tmp_path)
     assert not (tmp_path / "collectives.parquet").exists()
     assert MeasuredProfile.load(tmp_path).collectives == []
+
+
+def test_a_profile_without_a_power_limit_has_none(tmp_path):
+    without = replace(PROFILE, power_limit=None)
+    without.save(tmp_path)
+    assert "power_limit" not in (tmp_path / "profile.yaml").read_text()
+    assert MeasuredProfile.load(tmp_path) == without
 
 
 def test_no_profile_names_the_way_out(tmp_path):
@@ -78,6 +88,25 @@ def test_no_profile_names_the_way_out(tmp_path):
         ("format_version", 99, r"format_version=99: this program reads 1"),
         ("model", {"name": "x"}, r"profile\.yaml: model\.hidden_size is missing"),
         ("versions", None, r"profile\.yaml: versions is missing"),
+        ("power_limit", 0.18, r"profile\.yaml: power_limit=0\.18 must be a mapping"),
+        (
+            "power_limit",
+            {**LIMIT, "settles_s": 0},
+            r"profile\.yaml: power_limit\.settles_s=0 must be .* seconds above 0",
+        ),
+        ("power_limit", {**LIMIT, "pause_s": "short"}, r"profile\.yaml: power_limit\.pause_s='short' must be"),
+        (
+            "power_limit",
+            {**LIMIT, "compute": 1.5},
+            r"profile\.yaml: power_limit\.compute=1\.5 must be a share from 0 to 1",
+        ),
+        ("power_limit", {**LIMIT, "memory": -0.1}, r"profile\.yaml: power_limit\.memory=-0\.1 must be a share"),
+        ("power_limit", {**LIMIT, "memory": None}, r"profile\.yaml: power_limit\.memory is missing"),
+        (
+            "power_limit",
+            {**LIMIT, "watts": 700},
+            r"profile\.yaml: power_limit\.watts is unknown: choose among compute, ",
+        ),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path, field, value, message):
@@ -132,3 +161,9 @@ def test_a_file_that_is_no_table_is_named(tmp_path):
 def test_what_sharing_saves_is_the_profiles_where_it_was_measured(measured, saves):
     base = Roofline(PROFILE.model, PROFILE.hardware, 2, "bf16", "bf16")
     assert ProfileCost(replace(PROFILE, shared_saves=measured), base).shared_saves == saves
+
+
+def test_its_steps_are_at_the_power_limit_at_which_they_were_measured():
+    base = Roofline(PROFILE.model, PROFILE.hardware, 2, "bf16", "bf16")
+    assert ProfileCost(PROFILE, base).power_limit == PROFILE.power_limit
+    assert ProfileCost(replace(PROFILE, power_limit=None), base).power_limit is None

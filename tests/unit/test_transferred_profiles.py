@@ -46,3 +46,19 @@ def test_a_wait_for_one_long_context_is_not_transferred_as_though_it_were_bandwi
     wanted = roofline("qwen3_14b", hardware, tp)
     cost = ProfileCost(transferred(profile, wanted), wanted)
     assert cost.step_s(EVEN) == pytest.approx(wanted.step_s(EVEN), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("model", "hardware", "tp", "kept"),
+    [
+        ("qwen3_8b", "h100", 1, True),
+        ("qwen3_8b", "h100", 4, True),
+        ("llama3_8b", "h100", 1, True),
+        ("qwen3_8b", "h200", 1, False),
+        ("qwen3_8b", "a100_80", 2, False),
+    ],
+)
+def test_a_power_limit_is_a_devices_own(model, hardware, tp, kept):
+    profile = shipped("h100_qwen3_8b_tp1")
+    assert profile.power_limit is not None
+    assert transferred(profile, roofline(model, hardware, tp)).power_limit == (profile.power_limit if kept else None)
