@@ -274,8 +274,9 @@ class Calibration:
             self._watch(f"decodes behind prefills, {number + 1} of {_ROWS}")
             others.tell(InARow(places))
             runs = [one.run for one in bench.in_a_row(places)]
-            self._rows.append([Timed(part, run.start_s, run.duration_s) for part, run in zip(of, runs, strict=True)])
-        del self._rows[:1]  # may have loaded a kernel
+            if number:  # the first may have loaded a kernel
+                row = [Timed(part, run.start_s, run.duration_s) for part, run in zip(of, runs, strict=True)]
+                self._rows.append(row)
 
     def _times(self, bench: Bench, others: Others, place: Place, repeats: int) -> list[StepTimes]:
         others.tell(Steps(place, self._before, repeats))

@@ -87,8 +87,11 @@ def fit_power_limit(rounds: Sequence[Sequence[Timed]], pause_s: float) -> PowerL
             for part, start_s, duration_s in steps:
                 fallen *= math.exp(min(end_s - start_s, 0.0) / settles_s)
                 fades = math.exp(-duration_s / settles_s)
-                if part:
+                if part == 1:
                     felt[part].append((fallen * settles_s * (1 - fades), duration_s))
+                elif part == 2:  # as Clocks says it of decodes
+                    fades = settles_s / (settles_s + duration_s)
+                    felt[part].append((fallen * duration_s * fades, duration_s))
                 load = float(part == 1)
                 fallen, end_s = load + (fallen - load) * fades, start_s + duration_s
         (compute, compute_off), (memory, memory_off) = (_slope(felt[part]) for part in (1, 2))

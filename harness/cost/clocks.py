@@ -41,6 +41,7 @@ class Clocks:
     """How far a GPU's clocks have fallen: 0 are full ones, 1 those at which prefills settle.
 
     Decodes are no load, and their seconds are as the cost model says, but for what is left of a fall before them.
+    Of that less is left behind every decode, whatever lies between.
 
     Args:
         limit: How they follow.

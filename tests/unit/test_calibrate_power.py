@@ -45,13 +45,13 @@ def foretold(truth: PowerLimit, found: PowerLimit) -> float:
 
 @pytest.mark.parametrize("settles_s", [0.02, 0.035, 0.05, 0.08])
 def test_the_power_limit_of_a_gpu_is_found(settles_s: float) -> None:
-    """But for what is a matter of taste: of which seconds of a slower step the share is, and how it fades."""
+    """But for what is a matter of taste: of which seconds of a slower step the share is."""
     truth = PowerLimit(settles_s, compute=0.18, memory=0.05, pause_s=0.02)
     found = fit_power_limit(rounds(truth, noise=0.0), truth.pause_s)
     assert found is not None
     assert found.settles_s == pytest.approx(truth.settles_s, rel=0.07)
     assert found.compute == pytest.approx(truth.compute, rel=0.06)
-    assert found.memory == pytest.approx(truth.memory, rel=0.2)
+    assert found.memory == pytest.approx(truth.memory, rel=0.12)
     assert found.pause_s == truth.pause_s
 
 
