@@ -69,8 +69,7 @@ class CostModel(ABC):
 
     Attributes:
         shared_saves: Part of the time to read a token of KV that is saved where another sequence of the step reads it
-            too, from 0 to 1. Decodes of Qwen3-8B on an H100 whose sequences share a sixth of their KV are as fast as
-            with 6 % less of it.
+            too, from 0 to 1. Decodes of Qwen3-8B save 0.57 on an H200 and 0.78 on an H100, by Triton's kernels 0.46.
         power_limit: How the device's clocks, and with them these seconds, follow the steps before; None where they are
             not known to.
     """

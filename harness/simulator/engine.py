@@ -136,17 +136,41 @@ class StepSeconds:
 
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
-        self.clocks = None if cost.power_limit is None else Clocks(cost.power_limit)
+        self._clocks = None if cost.power_limit is None else Clocks(cost.power_limit)
 
     def step_s(self, shape: StepShape, start_s: float) -> float:
         """Seconds of the next step, which starts then, were all of it enqueued."""
         seconds = self._cost.step_s(shape)
-        return seconds if self.clocks is None else self.clocks.step_s(shape.prefill_tokens, seconds, start_s)
+        return seconds if self._clocks is None else self._clocks.step_s(shape.prefill_tokens, seconds, start_s)
 
     def busy_s(self, shape: StepShape, graph: bool, start_s: float) -> float:
         """Seconds from its first kernel to its last: eagerly launched, they come no faster than they are sent."""
         _, lead_s = self._cost.launch_s(shape, graph)
         return max(self.step_s(shape, start_s), lead_s)
+
+    def foreseen_s(self, shape: StepShape, steps: int) -> tuple[FloatArray, FloatArray | None]:
+        """:meth:`step_s` of decodes one behind the other, bit for bit; but they are not run yet.
+
+        Args:
+            shape: Of the first; the sequences of each have a token more than in the one before.
+            steps: How many.
+
+        Returns:
+            (steps,) seconds, and what :meth:`repeat` takes: see :meth:`harness.cost.clocks.Clocks.decodes_s`.
+        """
+        sequences, context, longest = shape.decode_sequences, shape.decode_context, shape.decode_max_context
+        seconds = self._cost.decode_s(
+            sequences,
+            shape.decode_rows,
+            np.arange(context, context + steps * sequences, sequences),
+            np.arange(longest, longest + steps),
+        )
+        return (seconds, None) if self._clocks is None else self._clocks.decodes_s(seconds)
+
+    def repeat(self, fallen: FloatArray | None, steps: int) -> None:
+        """So many of the foreseen steps were run."""
+        if self._clocks is not None and fallen is not None:
+            self._clocks.passed(fallen.item(steps - 1))
 
 
 class ModelledEngine:
@@ -164,7 +188,6 @@ class ModelledEngine:
     def __init__(self, cost: CostModel, options: EngineOptions, costs: SchedulerCosts) -> None:
         self._cost = cost
         self._seconds = StepSeconds(cost)
-        self._clocks = self._seconds.clocks
         self._costs = costs
         self.overlap = options.overlap
         self._device_free_s = 0.0
@@ -209,18 +232,9 @@ class ModelledEngine:
         lengths = [sequence.computed for sequence in ahead.decodes]
         longest = max(lengths) + 1
         shape, graph = self._shape.of_decodes(sequences, sum(lengths) + sequences, longest, ahead.shared_tokens)
-        context = shape.decode_context
         launch_s, lead_s = self._cost.launch_s(shape, graph)
         schedule_s = self._schedule_s(sequences, shape)
-        duration_s = self._cost.decode_s(
-            sequences,
-            shape.decode_rows,
-            np.arange(context, context + steps * sequences, sequences),
-            np.arange(longest, longest + steps),
-        )
-        fallen = None
-        if self._clocks is not None:
-            duration_s, fallen = self._clocks.decodes_s(duration_s)
+        duration_s, fallen = self._seconds.foreseen_s(shape, steps)
         if lead_s:
             duration_s = np.maximum(duration_s, lead_s)
         shortest_s = float(np.minimum.reduce(duration_s))
@@ -239,8 +253,7 @@ class ModelledEngine:
     def repeat(self, foresight: Foresight, steps: int) -> RunTiming:
         """So many of the foreseen steps were run; returns their timing."""
         self._device_free_s = foresight.device_free_s.item(steps - 1)
-        if self._clocks is not None and foresight.fallen is not None:
-            self._clocks.passed(foresight.fallen.item(steps - 1))
+        self._seconds.repeat(foresight.fallen, steps)
         start_s, duration_s, wait_s, schedule_s, padded, graph = foresight.timing
         return RunTiming(start_s[:steps], duration_s[:steps], wait_s, schedule_s, padded, graph)
 

@@ -16,6 +16,7 @@ from runtime.engine.engine import StepResult, StepRun
 from runtime.engine.place import EnginePlace
 from runtime.scheduler import Batch, SchedulerConfig
 from runtime.server.config import EngineSpec
+from tests.cost.servers import SERVERS, by_context
 
 SIZES = SchedulerConfig(pages=4096, page_size=16, max_running=64, max_context=8192)
 BEFORE = decoding(64, 128)
@@ -101,25 +102,13 @@ def test_steps_in_a_row_are_launched_while_the_one_before_runs(
     assert watch.calls == turns + [("collect", step) for step in steps[-1:]]
 
 
-@given(
-    pages=st.integers(1, 5000),
-    page_size=st.sampled_from([1, 16, 64]),
-    max_running=st.integers(1, 300),
-    max_context=st.integers(1, 50_000),
-    token_s=st.floats(1e-10, 1e-3),
-)
-def test_the_decode_before_fits_a_server_of_any_size(
-    pages: int, page_size: int, max_running: int, max_context: int, token_s: float
-) -> None:
-    sizes = SchedulerConfig(pages, page_size, max_running, max_context)
-
-    def seconds(place: Place) -> float:
-        return token_s * sum(place.contexts())
-
+@given(SERVERS, st.floats(1e-10, 1e-3))
+def test_the_decode_before_fits_a_server_of_any_size(sizes: SchedulerConfig, token_s: float) -> None:
+    seconds = by_context(token_s)
     decode = decode_before(sizes, seconds)
     assert decode.fits(sizes, 1)
     assert decode.kind == "decode"
-    assert decode.decodes == min(max_running, pages)
+    assert decode.decodes == min(sizes.max_running, sizes.pages)
     assert seconds(decode) <= 0.02 or decode.longest == 1
     longer = decoding(decode.decodes, 2 * decode.longest)
     assert seconds(longer) > 0.02 or not longer.fits(sizes, 1)

@@ -31,6 +31,7 @@ from policies import build_policy
 from runtime.engine.place import EnginePlace
 from runtime.scheduler import SchedulerConfig
 from runtime.server.config import EngineSpec
+from tests.cost.servers import SERVERS, STEP_TOKENS
 from tests.cost.synthetic import engine_s, profile, roofline
 
 WORK = StepWork(roofline(), chunk_graphs=True, fused_kv_bytes=0)
@@ -52,24 +53,15 @@ def test_spread_contexts_all_differ_up_to_the_longest(batch: int, longest: int) 
     assert sum(contexts) / batch == pytest.approx(512, rel=0.2)
 
 
-@given(
-    pages=st.integers(1, 5000),
-    page_size=st.sampled_from([1, 16, 64]),
-    max_running=st.integers(1, 300),
-    max_context=st.integers(1, 50_000),
-    step_tokens=st.integers(1, 20_000),
-)
-def test_every_place_of_the_grid_fits_the_server(
-    pages: int, page_size: int, max_running: int, max_context: int, step_tokens: int
-) -> None:
-    sizes = SchedulerConfig(pages, page_size, max_running, max_context)
+@given(SERVERS, STEP_TOKENS)
+def test_every_place_of_the_grid_fits_the_server(sizes: SchedulerConfig, step_tokens: int) -> None:
     grid = coarse_grid(sizes, step_tokens, WORK)
     assert len(set(grid)) == len(grid)
     for place in grid:
         contexts = place.contexts()
-        assert 0 < len(contexts) <= max_running
-        assert 0 < min(contexts) <= max(contexts) <= max_context
-        assert sum(-(-tokens // page_size) for tokens in contexts) <= pages
+        assert 0 < len(contexts) <= sizes.max_running
+        assert 0 < min(contexts) <= max(contexts) <= sizes.max_context
+        assert sum(-(-tokens // sizes.page_size) for tokens in contexts) <= sizes.pages
         assert place.prefills * place.chunk <= step_tokens
 
 

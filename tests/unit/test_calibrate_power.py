@@ -12,6 +12,7 @@ from harness.calibrate.places import Place, decoding
 from harness.calibrate.power import Timed, fit_power_limit, in_a_row
 from harness.cost.clocks import Clocks, PowerLimit
 from runtime.scheduler import SchedulerConfig
+from tests.cost.servers import SERVERS, STEP_TOKENS, by_context
 
 SIZES = SchedulerConfig(pages=20_480, page_size=16, max_running=256, max_context=40_960)
 PARTS = (0,) * 10 + (1,) * 5 + (2,) * 10  # decodes, prefills, decodes
@@ -90,22 +91,9 @@ def test_what_is_found_is_what_a_profile_may_hold() -> None:
     assert (found.memory, found.pause_s) == (0.0, 0.02)
 
 
-@given(
-    pages=st.integers(1, 5000),
-    page_size=st.sampled_from([1, 16, 64]),
-    max_running=st.integers(1, 300),
-    max_context=st.integers(1, 50_000),
-    step_tokens=st.integers(1, 20_000),
-    token_s=st.floats(1e-9, 1e-3),
-)
-def test_steps_in_a_row_fit_a_server_of_any_size(
-    pages: int, page_size: int, max_running: int, max_context: int, step_tokens: int, token_s: float
-) -> None:
-    sizes = SchedulerConfig(pages, page_size, max_running, max_context)
-
-    def seconds(place: Place) -> float:
-        return token_s * sum(place.contexts())
-
+@given(SERVERS, STEP_TOKENS, st.floats(1e-9, 1e-3))
+def test_steps_in_a_row_fit_a_server_of_any_size(sizes: SchedulerConfig, step_tokens: int, token_s: float) -> None:
+    seconds = by_context(token_s)
     before = decode_before(sizes, seconds)
     parts = in_a_row(sizes, step_tokens, before, seconds)
     room = Place(1, 2048).fits(sizes, step_tokens)
