@@ -9,7 +9,8 @@ import numpy as np
 
 from harness.cost.additive import Work
 from harness.cost.shape import StepShape
-from runtime.scheduler.graph_sizes import chunks_captured, decodes_fused, decodes_on_tensor_cores
+from runtime.scheduler.decode_split import decodes_on_tensor_cores
+from runtime.scheduler.graph_sizes import chunks_captured, decodes_fused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import flashinfer  # not there without a GPU
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from runtime.attention.base import AttentionMetadata, AttentionStep, GpuAttention, GraphStep, IntArray
 from runtime.attention.tables import aligned, fill_starts, joined
-from runtime.scheduler.graph_sizes import decodes_on_tensor_cores
+from runtime.scheduler.decode_split import BLOCKS_A_PROCESSOR, decode_parts, decodes_on_tensor_cores, parts_at_once
 from runtime.transfer import to_device
 
 _WORKSPACE_BYTES_A_HEAD = 8 << 20  # partial results of split KV: 128 MiB are too few for 64 heads
@@ -27,6 +30,34 @@ def is_compiled(dtype: torch.dtype, head_dim: int) -> bool:
     kinds = (dtype, dtype, dtype, torch.int32, head_dim, head_dim, 0, False, False)
     names = (get_batch_decode_uri(*kinds), get_batch_prefill_uri("fa2", *kinds, False))
     return all(any((path / name / f"{name}.so").exists() for path in paths) for name in names)
+
+
+class _Decode(flashinfer.BatchDecodeWithPagedKVCacheWrapper):  # type: ignore[misc]  # it has no types
+    """FlashInfer's paged decode, on tensor cores cut into :func:`runtime.scheduler.decode_split.decode_parts`.
+
+    Its plan can be told of blocks that another kernel takes from it; here of fewer than none.
+    """
+
+    @property
+    def _cached_module(self) -> Any:
+        return self._module
+
+    @_cached_module.setter
+    def _cached_module(self, module: Any) -> None:
+        if self.use_tensor_cores:
+            module = SimpleNamespace(**{**vars(module), "plan": partial(_plan, module.plan)})
+        self._module = module
+
+
+def _plan(plan: Callable[..., Any], *arguments: Any) -> Any:
+    """FlashInfer's plan of the kernel on tensor cores, as of 0.6.18, but for how many parts it cuts."""
+    *known, taken, queries = arguments
+    workspace, sequences, kv_heads = known[0], known[7], known[9]
+    if taken or queries:
+        raise AssertionError(f"FlashInfer plans a decode for {taken} other blocks and {queries} queries: not as 0.6.18")
+    processors = torch.cuda.get_device_properties(workspace.device).multi_processor_count
+    parts = decode_parts(sequences, parts_at_once(processors, kv_heads))
+    return plan(*known, BLOCKS_A_PROCESSOR * processors - parts * kv_heads, 1)
 
 
 class FlashInferAttention(GpuAttention):
@@ -80,9 +111,7 @@ class FlashInferAttention(GpuAttention):
 
     def decode_wrapper(self, **buffers: Any) -> Any:
         """FlashInfer's decode over this pool; with buffers of its own for a CUDA graph."""
-        return flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-            self._workspace, "NHD", use_tensor_cores=self._tensor_cores, **buffers
-        )
+        return _Decode(self._workspace, "NHD", use_tensor_cores=self._tensor_cores, **buffers)
 
     def await_copies(self) -> None:
         """FlashInfer plans in pinned memory of its own: the copies of the plan before must have left it."""

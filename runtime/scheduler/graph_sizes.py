@@ -22,14 +22,6 @@ many times as fast as FlashInfer's: 1.03 with 1,024 tokens in all, 0.99 to 1.02 
 0.80 to 0.81."""
 
 
-_TENSOR_CORE_GROUP = 4  # query heads to a KV head: with fewer the tensor cores would idle
-
-
-def decodes_on_tensor_cores(heads: int, kv_heads: int) -> bool:
-    """Which of its two kernels FlashInfer decodes by, for so many query heads and KV heads of a GPU."""
-    return heads // kv_heads >= _TENSOR_CORE_GROUP
-
-
 def ladder(largest: int) -> list[int]:
     """Batch sizes of decodes to capture: 1, 2, 4, then every eighth up to ``largest``, and ``largest`` itself."""
     return sorted({size for size in (1, 2, 4, *range(8, largest, 8)) if size < largest} | {largest})

@@ -3,6 +3,7 @@
 # ruff: noqa: E402 (what needs a GPU is imported once it is known to be there)
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import numpy as np
@@ -55,9 +56,10 @@ class Step:
         self.page_size, self.heads = page_size, heads[0]
         self.queries = np.array([count for _, count in chunks] + [1] * len(decodes))
         self.lengths = np.array([before + count for before, count in chunks] + decodes)
-        columns = -(-self.lengths.max() // page_size)
+        counts = -(-self.lengths // page_size)
         order = np.random.default_rng(len(decodes)).permutation(SLOTS // page_size)
-        self.pages = order[: len(self.lengths) * columns].reshape(len(self.lengths), columns).astype(np.int32)
+        self.pages = np.zeros((len(counts), counts.max()), np.int32)
+        self.pages[np.arange(counts.max()) < counts[:, None]] = order[: counts.sum()]
         kv = torch.full((2, 2, SLOTS, heads[1], head_dim), torch.nan, device="cuda")
         for row, length in zip(self.pages, self.lengths.tolist(), strict=True):
             slots = (row[:, None] * page_size + np.arange(page_size)).ravel()[:length]
@@ -115,19 +117,17 @@ def test_other_shapes_by_triton(heads: tuple[int, int], head_dim: int) -> None:
     assert_close(step.found(AttentionChoice("triton", "triton")), step.expected())
 
 
-@pytest.mark.parametrize("choice", BACKENDS[:2])
-@pytest.mark.parametrize("page_size", [1, 16])
-def test_a_captured_decode_is_planned_anew(choice: AttentionChoice, page_size: int) -> None:
-    size = 5
-    steps = [Step([], lengths, page_size) for lengths in ([700, 3, 64, 65, 128], [1] * 5, [9, 300, 1000, 64, 2])]
-    pool = torch.empty_like(steps[0].kv)
-    attention: GpuAttention = gpu_attention(choice, pool, page_size, HEADS)
+def captured_decode(choice: AttentionChoice, steps: list[Step], size: int) -> Iterator[torch.Tensor]:
+    """What one graph gives for each of the steps, in turn; it is captured when the second is planned."""
+    first = steps[1]
+    pool = torch.empty_like(first.kv)
+    attention: GpuAttention = gpu_attention(choice, pool, first.page_size, HEADS)
     columns = max(step.pages.shape[1] for step in steps)
     tables = torch.zeros(attention.table_entries(size, columns), dtype=torch.int32, device="cuda")
     q = torch.empty(size, HEADS, HEAD_DIM, dtype=torch.bfloat16, device="cuda")
-    captured = attention.graph_step(size, steps[0].slots, tables)
-    captured.plan(steps[1].lengths, steps[1].pages)
-    pool.copy_(steps[1].kv)
+    captured = attention.graph_step(size, first.slots, tables)
+    captured.plan(first.lengths, first.pages)
+    pool.copy_(first.kv)
     captured.attend(1, q)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -138,7 +138,37 @@ def test_a_captured_decode_is_planned_anew(choice: AttentionChoice, page_size: i
         captured.plan(step.lengths, step.pages)
         out.fill_(torch.nan)
         graph.replay()
-        assert_close(out, step.expected())
+        yield out
+
+
+@pytest.mark.parametrize("choice", BACKENDS[:2])
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_a_captured_decode_is_planned_anew(choice: AttentionChoice, page_size: int) -> None:
+    lengths = ([700, 3, 64, 65, 128], [1] * 5, [9, 300, 1000, 64, 2])
+    steps = [Step([], one, page_size) for one in lengths]
+    for step, found in zip(steps, captured_decode(choice, steps, 5), strict=True):
+        assert_close(found, step.expected())
+
+
+@needs_flashinfer
+@pytest.mark.parametrize("sequences", [96, 104, 130, 150])
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_kv_is_cut_into_more_parts_than_run_at_once(sequences: int, page_size: int) -> None:
+    """Captured or not, planned anew for contexts of any length; a GPU of 132 processors attends for 132 at once."""
+    choice = AttentionChoice("flashinfer", "flashinfer")
+    random = np.random.default_rng(sequences)
+    lengths = [
+        [2000] + [20] * (sequences - 1),
+        [1] * sequences,
+        [48] * sequences,
+        random.integers(1, 80, sequences).tolist(),
+    ]
+    steps = [Step([], one, page_size) for one in lengths]
+    replays = captured_decode(choice, steps, sequences)
+    for step, replayed in zip(steps, replays, strict=True):
+        expected = step.expected()
+        assert_close(replayed, expected)
+        assert_close(step.found(choice), expected)
 
 
 def test_auto_takes_what_can_run_at_once() -> None:

@@ -1,0 +1,42 @@
+"""How FlashInfer shares a decode's KV out over a GPU: for the engine, and for its models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BLOCKS_A_PROCESSOR = 2
+"""Thread blocks of its kernel on tensor cores that a processor runs at once: it plans for as many."""
+
+MOST_PARTS = 1024
+"""Of a decode: there is no more room for their results."""
+
+_TENSOR_CORE_GROUP = 4  # query heads to a KV head: with fewer the tensor cores would idle
+
+
+def decodes_on_tensor_cores(heads: int, kv_heads: int) -> bool:
+    """Which of its two kernels FlashInfer decodes by, for so many query heads and KV heads of a GPU."""
+    return heads // kv_heads >= _TENSOR_CORE_GROUP
+
+
+def parts_at_once(processors: int, kv_heads: int) -> int:
+    """Sequences, or parts of them, that the kernel on tensor cores attends for at once."""
+    return max(1, BLOCKS_A_PROCESSOR * processors // kv_heads)
+
+
+def decode_parts(sequences: Any, at_once: Any, least: Any = min, most: Any = max) -> Any:
+    """Parts that the KV of a decode is cut into at the most, by the kernel on tensor cores.
+
+    FlashInfer cuts into as many as run at once. Of that many sequences or more, one that is longer than the others is
+    then left alone in the end, on a few processors. Here some more parts are cut, but fewer than two a sequence, so
+    that contexts of one length stay whole. Attention of 64 sequences of Qwen3-8B on an H100, the longest of 2,300
+    tokens in the mean, 2, 4 and 20 times as long: 1.06, 1.16 and 3.3 times as fast; all of one length: as before.
+
+    Args:
+        sequences: Of the decode, those that only pad a CUDA graph included.
+        at_once: See :func:`parts_at_once`.
+        least: ``min``, or ``numpy.minimum`` for many decodes.
+        most: The same.
+    """
+    free = least(sequences - 1, most(at_once, sequences // 2))
+    few = 4 * sequences <= 3 * at_once
+    return few * at_once + (1 - few) * most(least(sequences + free, MOST_PARTS), sequences)
