@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,8 +41,6 @@ class Bench:
     Attributes:
         engine: The engine.
         scheduler: Whose page table it reads; idle.
-        pauses_s: On a GPU, seconds between a step with chunks and the same one again: those of the decode between, and
-            what the host took.
 
     Args:
         spec: Which engine.
@@ -61,7 +58,6 @@ class Bench:
         random = np.random.default_rng(0)
         self._pages = random.permutation(sizes.pages).astype(np.int32)  # a server that ran for a while has no order
         self._tokens = random.integers(0, 256, sizes.max_context + 1).astype(np.int32)
-        self.pauses_s: list[float] = []
         self._before_s = 0.0  # of the decode in front of a step, once it has been seen
         self._steps = 0
 
@@ -139,20 +135,18 @@ class Bench:
         import torch
 
         times = [self._collect(*self._launch(self.batch(place)))]  # may have loaded a kernel
+        running: list[tuple[Any, float]] = []  # the step before, if any: the GPU never idles between
         for _ in range(repeats):
             decode = self._launch(self.batch(before))
+            times += [self._collect(*step) for step in running]
             batch = self.batch(place)
             cover_s = _SHADOW * min(one.launch_s for one in times)
             wait_s = cover_s - self._before_s
             if wait_s > 0 and min(one.run.duration_s for one in times) < cover_s:
                 torch.cuda._sleep(int(wait_s * _CYCLES_S))  # type: ignore[no-untyped-call]  # noqa: SLF001
-            step = self._launch(batch)
+            running = [self._launch(batch)]
             self._before_s = self._collect(*decode).run.duration_s
-            times.append(self._collect(*step))
-        if place.prefills:
-            runs = [one.run for one in times[1:]]
-            self.pauses_s += [after.start_s - run.start_s - run.duration_s for run, after in pairwise(runs)]
-        return times
+        return times + [self._collect(*step) for step in running]
 
 
 def decode_before(sizes: SchedulerConfig, seconds: Callable[[Place], float]) -> Place:

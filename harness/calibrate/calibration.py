@@ -101,7 +101,6 @@ class Calibration:
         self._environment = describe_environment()
         self._shared_saves: float | None = None
         self._rows: list[list[Timed]] = []  # of steps one behind the other, for the power limit
-        self._pauses_s: list[float] = []
         self._steps: list[StepPoint] = []
         self._host: Stages = {}
         self._collectives: list[CollectivePoint] = []
@@ -168,7 +167,7 @@ class Calibration:
             collectives=self._collectives,
             shared_saves=self._shared_saves,
             fused_kv_bytes=self._fused_kv_bytes if replayed else 0,
-            power_limit=fit_power_limit(self._rows, float(np.median(self._pauses_s))) if self._pauses_s else None,
+            power_limit=fit_power_limit(self._rows),
         )
 
     def _measure(self, bench: Bench, others: Others) -> None:
@@ -181,7 +180,6 @@ class Calibration:
         self._part("the serving loop", lambda: self._loop_stages(bench))
         self._part("shared prefixes", lambda: self._sharing(bench, others))
         if self._on_gpu:
-            self._pauses_s = bench.pauses_s
             self._part("power limit", lambda: self._power(bench, others))
         if self._config.tp > 1:
             self._all_reduces(others)
@@ -267,16 +265,15 @@ class Calibration:
 
     def _power(self, bench: Bench, others: Others) -> None:
         """What prefills do to the clocks, and those to the steps behind them."""
-        parts = in_a_row(self._sizes, self._step_tokens, self._before, self._roofline_s)
-        places = [place for part in parts for place in part]
-        of = [number for number, part in enumerate(parts) for _ in part]
-        for number in range(_ROWS if places else 0):
+        row = in_a_row(self._sizes, self._step_tokens, self._before, self._roofline_s)
+        places = [place for _, place in row]
+        for number in range(_ROWS if row else 0):
             self._watch(f"decodes behind prefills, {number + 1} of {_ROWS}")
             others.tell(InARow(places))
             runs = [one.run for one in bench.in_a_row(places)]
             if number:  # the first may have loaded a kernel
-                row = [Timed(part, run.start_s, run.duration_s) for part, run in zip(of, runs, strict=True)]
-                self._rows.append(row)
+                timed = [Timed(part, run.start_s, run.duration_s) for (part, _), run in zip(row, runs, strict=True)]
+                self._rows.append(timed)
 
     def _times(self, bench: Bench, others: Others, place: Place, repeats: int) -> list[StepTimes]:
         others.tell(Steps(place, self._before, repeats))

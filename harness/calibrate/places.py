@@ -20,10 +20,12 @@ from runtime.scheduler.graph_sizes import CHUNKED_SIZES
 _NEIGHBOURS = 3  # that foretell a point
 _CONTEXTS = (128, 256, 512, 1024, 2048, 4096)  # of a decode
 _LONG_CONTEXTS = (16, 8192, 32768)
-# Batches between powers of two, or between the sizes of CUDA graphs, of contexts that differ. 17 and 20 replay the same
-# graph: what is of its size is told from what is of the sequences in it.
-_BETWEEN = (3, 6, 12, 17, 20, 48, 100, 200)
-_UNEVEN = (2, 4)  # times the mean, that the longest context of a decode is in traffic, about
+# Batches between powers of two, or between the sizes of CUDA graphs. 17 and 20 replay the same graph: what is of its
+# size is told from what is of the sequences in it. 36 are the fewest of which FlashInfer does not run all at once.
+_BETWEEN = (3, 6, 12, 17, 20, 36, 48, 100, 200)
+# Times the mean, that the longest context of a decode is, about: in traffic, and in some. Equal contexts, of which
+# FlashInfer makes other parts than of any that differ, are hardly met there.
+_UNEVEN, _MORE_UNEVEN = 2, 4
 _BEFORE = (256, 1024, 4096, 16384)  # context of a chunk
 _TOGETHER = (2, 4, 8)  # chunks of a step
 _LEAST_CHUNK = 16
@@ -149,33 +151,43 @@ def coarse_grid(sizes: SchedulerConfig, step_tokens: int, work: StepWork) -> lis
     room = sizes.pages * sizes.page_size
     long = min(sizes.max_context, room // 2)
     prefills = [
-        *(Place(1, chunk) for chunk in sorted({*chunks, *(size for size in CHUNKED_SIZES if size <= step_tokens)})),
+        *(Place(1, chunk) for chunk in sorted({*chunks, *CHUNKED_SIZES, *(round(2**0.5 * chunk) for chunk in chunks)})),
         *(Place(1, chunk, before) for chunk in chunks[::2] for before in _BEFORE),
         *(Place(count, chunk, before) for count in _TOGETHER for chunk in chunks[1::2] for before in (0, _BEFORE[1])),
         *(Place(count, chunk // count) for chunk in chunks[2::2] for count in (16, 64) if chunk >= 4 * count),
         *(Place(1, chunk, samples=False) for chunk in chunks[::3]),
     ]
     decodes = [
-        *(decoding(batch, context) for batch in batches for context in _CONTEXTS),
-        *(decoding(batch, context) for batch in batches[::2] for context in _LONG_CONTEXTS),
-        *(decoding(batch, min(sizes.max_context, room // batch)) for batch in batches[-3:]),  # as much KV as there is
-        *(spreading(batch, context, _UNEVEN[0] * context) for batch in _BETWEEN for context in _CONTEXTS[1:]),
+        decoding(1, 1),  # for which the smallest server has room
+        *(_decoding(batch, context) for batch in sorted({*batches, *_BETWEEN}) for context in _CONTEXTS),
+        *(_decoding(batch, context) for batch in batches[::2] for context in _LONG_CONTEXTS),
+        # As much KV as there is, but for what spreading adds to it and what pages leave empty.
         *(
-            spreading(batch, context, times * context)
-            for times in _UNEVEN
-            for batch in batches[1:]
-            for context in _CONTEXTS[1:4:2]
+            _decoding(batch, max(1, min(sizes.max_context // _UNEVEN, room * 7 // 8 // batch)))
+            for batch in batches[-3:]
         ),
+        *(_decoding(batch, context, _MORE_UNEVEN) for batch in batches[2::2] for context in _CONTEXTS[1:4:2]),
         *(decoding(batch, 128, long) for batch in batches[2::2]),
     ]
     mixed = [
-        Place(1, chunk, before, decodes=batch, decode_context=context, longest=context)
+        replace(_decoding(batch, context), prefills=1, chunk=chunk, prefill_context=before)
         for chunk in chunks[::2]
         for batch in batches[::2]
         for before, context in ((0, 512), (_BEFORE[1], 2048))
     ]
     grid = [place for place in dict.fromkeys([*decodes, *prefills, *mixed]) if place.fits(sizes, step_tokens)]
     return _most_telling_first(grid, work)
+
+
+def _decoding(batch: int, context: int, uneven: float = _UNEVEN) -> Place:
+    """A decode as in traffic: contexts differ, where there is more than one."""
+    return decoding(1, context) if batch == 1 else spreading(batch, context, int(uneven * context))
+
+
+def _most_kv(batch: int, sizes: SchedulerConfig) -> Place:
+    """A decode of as much KV as there is, but for what spreading adds to it and what pages leave empty."""
+    context = max(1, min(sizes.max_context, sizes.pages * sizes.page_size * 7 // 8 // batch))
+    return _decoding(batch, context, min(_UNEVEN, sizes.max_context / context))
 
 
 def smallest_of_each_kind(places: Sequence[Place]) -> list[Place]:

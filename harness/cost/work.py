@@ -34,9 +34,9 @@ KINDS = (
 """The order of amounts; from one decode step to the next only KV changes: one of the last two."""
 
 _TILE = 128  # queries of a head that a thread block attends for (FlashAttention-3)
-# Of decode attention's kernels: blocks that share a processor, and bytes/s of KV that one of them reads. Measured:
-# Qwen3-8B on an H100 and Qwen3-32B with tp=4 on H200; Qwen3-0.6B on an H100.
-_WITH_TENSOR_CORES, _WITHOUT = (2, 40e9), (10, 12e9)
+# Of decode attention without tensor cores: blocks that share a processor, and bytes/s of KV that one of them reads.
+# Measured: Qwen3-0.6B on an H100.
+_BLOCKS, _BLOCK_BANDWIDTH = 10, 12e9
 _CAPTURED = 2.2  # seconds of a captured chunk's attention over an eager one's: the same two
 _FUSED = 1.8  # seconds for a small decode's one kernel to read KV, over several kernels: Qwen3-8B on an H100
 
@@ -46,8 +46,9 @@ class StepWork:
 
     Attention takes as long as its slowest thread block. A prompt's blocks each walk over the whole context of some
     queries: fewer queries than fill the GPU take no less than as many as fill it. Decodes are split over the context
-    into as many blocks as run at once (FlashInfer, Ye et al., 2025); where one sequence is much longer than the others,
-    its blocks are left alone in the end and cannot use the memory's bandwidth.
+    (FlashInfer, Ye et al., 2025): on tensor cores such that all of them keep the memory busy to the end; without, into
+    as many blocks as run at once, and where one sequence is much longer than the others, its blocks are left alone in
+    the end and cannot use the memory's bandwidth.
 
     Attributes:
         kinds: What the roofline gives to each kind of work alone, in the order of :data:`KINDS`,
@@ -69,13 +70,12 @@ class StepWork:
         self._token_bytes = model.kv_bytes_per_token(tp, roofline.kv_dtype) // model.layers
         self._filling = hardware.processors * _TILE / max(1, model.heads // tp)  # queries
         heads = model.kv_heads_per_gpu(tp)
-        tensor_cores = decodes_on_tensor_cores(model.heads // tp, heads)
-        blocks, block_bandwidth = _WITH_TENSOR_CORES if tensor_cores else _WITHOUT
-        self._splits = max(1, blocks * hardware.processors // heads)  # sequences, or parts of them, that run at once
-        saturating = hardware.memory_bandwidth * hardware.attention_bandwidth_fraction / block_bandwidth / heads
+        self._splits = max(1, _BLOCKS * hardware.processors // heads)  # sequences, or parts of them, that run at once
+        saturating = hardware.memory_bandwidth * hardware.attention_bandwidth_fraction / _BLOCK_BANDWIDTH / heads
+        left_alone = hardware.processors > 1 and not decodes_on_tensor_cores(model.heads // tp, heads)
         # So many parts read as fast as the memory can. Beyond half of what runs at once, a longer context of the others
         # would make a step faster.
-        self._saturating = min(saturating, self._splits / 2) if hardware.processors > 1 and saturating > 1 else 0.0
+        self._saturating = min(saturating, self._splits / 2) if left_alone and saturating > 1 else 0.0
 
     def of(self, shape: StepShape) -> tuple[float, ...]:
         """(kinds,) amounts of work of one step."""
@@ -103,7 +103,7 @@ class StepWork:
     def decode_kv(
         self, sequences: Any, rows: Any, context: Any, longest: Any, least: Any = min, most: Any = max
     ) -> Any:
-        """Tokens of KV that decodes read, those of a sequence longer than the others counted as often as they cost.
+        """Tokens of KV that decodes read; of blocks left alone, those of a longer sequence as often as they cost.
 
         Args:
             sequences: Of the step, or of each of some steps,
@@ -113,6 +113,8 @@ class StepWork:
             least: ``min``, or ``numpy.minimum`` for many steps.
             most: The same.
         """
+        if not self._saturating:
+            return context
         # A sequence is cut into parts of one length, the last of which is half of that in the middle. Of an even share
         # of the blocks that run at once, a longer sequence gets more.
         free = most(self._splits - rows, 0)

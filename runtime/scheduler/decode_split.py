@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 BLOCKS_A_PROCESSOR = 2
 """Thread blocks of its kernel on tensor cores that a processor runs at once: it plans for as many."""
 
@@ -23,7 +21,7 @@ def parts_at_once(processors: int, kv_heads: int) -> int:
     return max(1, BLOCKS_A_PROCESSOR * processors // kv_heads)
 
 
-def decode_parts(sequences: Any, at_once: Any, least: Any = min, most: Any = max) -> Any:
+def decode_parts(sequences: int, at_once: int) -> int:
     """Parts that the KV of a decode is cut into at the most, by the kernel on tensor cores.
 
     FlashInfer cuts into as many as run at once. Of that many sequences or more, one that is longer than the others is
@@ -34,9 +32,6 @@ def decode_parts(sequences: Any, at_once: Any, least: Any = min, most: Any = max
     Args:
         sequences: Of the decode, those that only pad a CUDA graph included.
         at_once: See :func:`parts_at_once`.
-        least: ``min``, or ``numpy.minimum`` for many decodes.
-        most: The same.
     """
-    free = least(sequences - 1, most(at_once, sequences // 2))
-    few = 4 * sequences <= 3 * at_once
-    return few * at_once + (1 - few) * most(least(sequences + free, MOST_PARTS), sequences)
+    free = min(sequences - 1, at_once)
+    return at_once if 4 * sequences <= 3 * at_once else max(min(sequences + free, MOST_PARTS), sequences)

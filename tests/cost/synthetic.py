@@ -70,7 +70,7 @@ def places():
 
 
 def engine_s(shape, base):
-    """Seconds of an engine unlike the roofline: tiles of rows, blocks of attention that wait for the slowest."""
+    """Seconds of an engine unlike the roofline: tiles of rows, attention that waits for the slowest chunk."""
     nothing = base.step_s(StepShape())
     rows = shape.prefill_tokens + shape.decode_rows
     tiles = ceil(rows / 64) * 64 if rows > 64 else rows
@@ -79,12 +79,8 @@ def engine_s(shape, base):
     seconds += 0.6 * (base.step_s(StepShape(decode_rows=tiles)) - nothing)
     processors = base.hardware.processors
     if shape.decode_sequences:
-        count, context = shape.decode_sequences, shape.decode_context
-        at_once = 2 * processors * base.tp // base.model.kv_heads
-        part = 1 / (1 / shape.decode_max_context + max(at_once - count, 0) / context)
-        read_s = base.decode_attention_s(context) - base.decode_attention_s(0)
-        waited_s = read_s / context * base.tp * 6 * max(part - context / min(count, at_once), 0)
-        seconds += 324e-6 + 1.15 * read_s + waited_s
+        read_s = base.decode_attention_s(shape.decode_context) - base.decode_attention_s(0)
+        seconds += 324e-6 + 1.15 * read_s
     if shape.prefill_sequences:
         longest = shape.prefill_context / shape.prefill_sequences
         pairs = max(shape.prefill_pairs, processors * 128 * base.tp / base.model.heads * longest)

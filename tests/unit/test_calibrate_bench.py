@@ -70,22 +70,6 @@ def test_on_a_gpu_every_step_measured_follows_a_decode(
     assert len(waited) == waits
 
 
-def test_a_pause_is_what_lies_between_a_step_with_chunks_and_itself(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
-    monkeypatch.setattr(bench, "_on_gpu", True)
-    monkeypatch.setattr(bench, "engine", Stopwatch(2.0))
-    bench.run(Place(2, 100), BEFORE, 3)
-    assert bench.pauses_s == [62.0] * 2, "a decode, and what the host takes; the first step does not count"
-    bench.run(decoding(4, 128), BEFORE, 3)
-    bench.run(Place(1, 50), BEFORE, 1)
-    assert bench.pauses_s == [62.0] * 2, "decodes do not load, and one step alone has no pause"
-    bench.run(Place(1, 50), BEFORE, 2)
-    assert bench.pauses_s == [62.0] * 3
-
-
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_steps_in_a_row_are_launched_while_the_one_before_runs(
     count: int, bench: Bench, monkeypatch: pytest.MonkeyPatch

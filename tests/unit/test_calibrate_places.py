@@ -81,7 +81,9 @@ def test_the_first_places_tell_of_all_others() -> None:
 
 def test_decodes_of_every_usual_batch_and_context_are_in_the_grid() -> None:
     grid = set(coarse_grid(replace(SERVER, pages=100_000), 8192, WORK))
-    assert {decoding(1 << power, 128 << octave) for power in range(9) for octave in range(6)} <= grid
+    contexts = [128 << octave for octave in range(6)]
+    assert {decoding(1, context) for context in contexts} <= grid
+    assert {spreading(1 << power, context, 2 * context) for power in range(1, 9) for context in contexts} <= grid
     assert {Place(1, 16 << power) for power in range(10)} <= grid
 
 

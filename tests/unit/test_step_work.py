@@ -13,7 +13,8 @@ from tests.cost.synthetic import decode, mixed, roofline
 
 LIMIT = 32 << 20  # bytes: 8,192 tokens of 8 KV heads with 128 numbers of 2 bytes
 WORK = StepWork(roofline(), chunk_graphs=True, fused_kv_bytes=LIMIT)  # Qwen3-8B on one H100
-AT_ONCE = 33  # sequences: two blocks on each of 132 processors, over 8 KV heads
+SMALL = StepWork(roofline("qwen3_0_6b"), chunk_graphs=True, fused_kv_bytes=LIMIT)  # two query heads of a KV head
+AT_ONCE = 165  # sequences of it: ten blocks on each of 132 processors, over 8 KV heads
 
 
 def of(shape):
@@ -48,11 +49,11 @@ def test_chunks_are_captured_when_the_engine_has_a_graph_for_them(chunks, tokens
     assert eager[KINDS.index("captured_pairs")] == 0
 
 
-@pytest.mark.parametrize("count", [1, 4, 16, 32, 64, 256])
-def test_decodes_of_equal_contexts_count_as_they_are(count):
+@pytest.mark.parametrize("work", [WORK, SMALL], ids=["with tensor cores", "without"])
+@pytest.mark.parametrize("count", [1, 4, 16, 32, 64, 128])
+def test_decodes_of_equal_contexts_count_as_they_are(count, work):
     """But for what is left to the last of their parts."""
-    amounts = of(decode(count, 1000))
-    assert 1000 * count <= amounts["decode_kv"] + amounts["fused_kv"] <= 1040 * count
+    assert 1000 * count <= work.decode_kv(count, count, 1000 * count, 1000) <= 1040 * count
 
 
 @pytest.mark.parametrize(
@@ -67,34 +68,31 @@ def test_no_chunk_is_beside_a_decode_in_one_kernel():
     assert of(mixed(1, 16, 0, 1, 100))["fused_kv"] == 0
 
 
+@given(st.integers(1, 300), st.integers(1, 2000), st.integers(0, 40_000))
+def test_on_tensor_cores_no_context_is_left_alone(count, others, more):
+    """Measured on an H100: 64 sequences, the longest 1.2 to 4 times the mean, within 1 % by the tokens they read."""
+    tokens = others * count + more
+    assert WORK.decode_kv(count, count, tokens, others + more) == tokens
+
+
 def test_one_long_context_is_left_alone_once_it_cannot_be_split():
-    """Measured on an H100: 9.3 ms for 23 sequences of which one has 40,960 tokens, 17.7 for 32, 24.9 for 33."""
-    counts = np.array((16, 23, AT_ONCE - 1, AT_ONCE, 64))
+    """Measured on an H100, one context of 40,960 beside short ones: 3.4 ms for 64 sequences, 51 for 256."""
+    counts = np.array((64, 120, AT_ONCE - 1, AT_ONCE, 200))
     plain = 40_960 + 128 * (counts - 1)
-    kv = [WORK.decode_kv(count, count, tokens, 40_960) for count, tokens in zip(counts, plain, strict=True)]
+    kv = [SMALL.decode_kv(count, count, tokens, 40_960) for count, tokens in zip(counts, plain, strict=True)]
     extra = np.array(kv) - plain
-    assert extra[0] < 0.15 * plain[0]
+    assert extra[0] < 0.05 * plain[0]
     assert extra[1] < 0.5 * plain[1]
-    assert extra[3] == pytest.approx(2 * extra[2], rel=0.1)
+    assert extra[3] > 1.5 * extra[2]
     assert extra[4] == pytest.approx(extra[3], rel=0.1)
+    assert kv[4] > 15 * plain[4]
 
 
 def test_an_empty_row_of_a_graph_takes_a_block():
-    """Measured on an H100, one context of 40,960 beside those of 128: 9.1 ms for 24 sequences, 16.4 for 25 to 32."""
-    fills, padded, full = (
-        WORK.decode_kv(count, rows, 44_000, 40_960) for count, rows in ((24, 24), (25, 32), (32, 32))
-    )
+    steps = ((120, 120), (AT_ONCE - 9, AT_ONCE), (AT_ONCE, AT_ONCE))
+    fills, padded, full = (SMALL.decode_kv(count, rows, 60_000, 40_960) for count, rows in steps)
     assert padded == pytest.approx(full, rel=0.05)
     assert padded > 3 * fills
-
-
-def test_decodes_without_tensor_cores_are_cut_into_more_blocks():
-    """Measured on an H100, one context of 40,960 beside short ones: 3.4 ms for 64 sequences, 51 for 256."""
-    small = StepWork(roofline("qwen3_0_6b"), chunk_graphs=True, fused_kv_bytes=LIMIT)  # two query heads of a KV head
-    few, many = (40_960 + 128 * (count - 1) for count in (64, 256))
-    assert small.decode_kv(64, 64, few, 40_960) < 1.05 * few
-    assert WORK.decode_kv(64, 64, few, 40_960) > 5 * few
-    assert small.decode_kv(256, 256, many, 40_960) > 15 * many
 
 
 @given(st.integers(1, 64), st.integers(1, 4096), st.integers(0, 40_000))
@@ -107,13 +105,13 @@ def test_without_processors_there_are_no_blocks_to_wait_for(count, others, more)
 @given(st.integers(1, 300), st.lists(st.integers(1, 40_000), min_size=1, max_size=60), st.integers(1, 40_000))
 def test_more_to_read_never_counts_less(more, contexts, another):
     count, total, longest = len(contexts), sum(contexts), max(contexts)
-    known = WORK.decode_kv(count, count, total, longest)
+    known = SMALL.decode_kv(count, count, total, longest)
     assert known >= total
     rounding = 1 - 1e-12
-    assert WORK.decode_kv(count, count, total + more, longest + more) >= known * rounding
-    assert WORK.decode_kv(count + 1, count + 1, total + another, max(longest, another)) >= known * rounding
+    assert SMALL.decode_kv(count, count, total + more, longest + more) >= known * rounding
+    assert SMALL.decode_kv(count + 1, count + 1, total + another, max(longest, another)) >= known * rounding
     if count > 1 and min(contexts) + more <= longest:
-        assert WORK.decode_kv(count, count, total + more, longest) >= known * rounding
+        assert SMALL.decode_kv(count, count, total + more, longest) >= known * rounding
 
 
 @given(st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 12_000)), max_size=3), st.lists(st.integers(1, 5000)))
