@@ -38,6 +38,7 @@ _TILE = 128  # queries of a head that a thread block attends for (FlashAttention
 # Measured: Qwen3-0.6B on an H100.
 _BLOCKS, _BLOCK_BANDWIDTH = 10, 12e9
 _CAPTURED = 2.2  # seconds of a captured chunk's attention over an eager one's: the same two
+_BESIDE = 0.5  # of what a chunk of its context takes beside it, a captured decode: the same two
 _FUSED = 1.8  # seconds for a small decode's one kernel to read KV, over several kernels: Qwen3-8B on an H100
 
 
@@ -143,7 +144,7 @@ class StepWork:
         longest = most(step.prefill_max_context, step.prefill_context / most(chunks, 1))
         captured = self._chunk_graphs & (chunks > 0) & chunks_captured(chunks, rows, longest)
         pairs = most(step.prefill_pairs, self._filling * longest)
-        captured_pairs = captured * most(pairs, self._filling * step.decode_max_context)
+        captured_pairs = captured * most(pairs, _BESIDE * self._filling * step.decode_max_context)
         fused = (chunks == 0) & self.fused(step.decode_rows, step.decode_context)
         kv = self.decode_kv(decodes, step.decode_rows, step.decode_context, step.decode_max_context, least, most)
         kv = captured * step.decode_context + (1 - captured) * kv

@@ -35,7 +35,7 @@ def test_several_short_contexts_do_not_take_as_long_as_one_of_them_all():
 
 def test_a_decode_beside_a_captured_chunk_is_not_split():
     beside = of(mixed(1, 16, 0, 1, 4096))
-    assert beside["captured_pairs"] == pytest.approx(132 * 128 / 32 * 4096)
+    assert beside["captured_pairs"] == pytest.approx(132 * 128 / 32 * 4096 / 2), "but takes half of a chunk's time"
     assert beside["decode_kv"] == 4096
 
 
