@@ -50,7 +50,10 @@ class _Decode(flashinfer.BatchDecodeWithPagedKVCacheWrapper):  # type: ignore[mi
 
 
 def _plan(plan: Callable[..., Any], *arguments: Any) -> Any:
-    """FlashInfer's plan of the kernel on tensor cores, as of 0.6.18, but for how many parts it cuts."""
+    """FlashInfer's plan of the kernel on tensor cores, as of 0.6.18, but for how many parts it cuts.
+
+    It is told that each sequence has one query, too: a captured decode else leaves room for some more.
+    """
     *known, taken, queries = arguments
     workspace, sequences, kv_heads = known[0], known[7], known[9]
     if taken or queries:
