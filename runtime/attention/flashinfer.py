@@ -18,10 +18,14 @@ from torch import Tensor
 
 from runtime.attention.base import AttentionMetadata, AttentionStep, GpuAttention, GraphStep, IntArray
 from runtime.attention.tables import aligned, fill_starts, joined
-from runtime.scheduler.decode_split import BLOCKS_A_PROCESSOR, decode_parts, decodes_on_tensor_cores, parts_at_once
+from runtime.scheduler.decode_split import (
+    BLOCKS_A_PROCESSOR,
+    WORKSPACE_BYTES_A_HEAD,
+    decode_parts,
+    decodes_on_tensor_cores,
+    parts_at_once,
+)
 from runtime.transfer import to_device
-
-_WORKSPACE_BYTES_A_HEAD = 8 << 20  # partial results of split KV: 128 MiB are too few for 64 heads
 
 
 def is_compiled(dtype: torch.dtype, head_dim: int) -> bool:
@@ -80,7 +84,7 @@ class FlashInferAttention(GpuAttention):
         by_page = kv.view(len(kv), 2, -1, page_size, kv_heads, head_dim)
         self.pools = [(layer[0], layer[1]) for layer in by_page]
         # FlashInfer wants zeros there at first.
-        self._workspace = torch.zeros(_WORKSPACE_BYTES_A_HEAD * heads, dtype=torch.uint8, device=kv.device)
+        self._workspace = torch.zeros(WORKSPACE_BYTES_A_HEAD * heads, dtype=torch.uint8, device=kv.device)
         self._prefill: Any = flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD")
         self._tensor_cores = decodes_on_tensor_cores(heads, kv_heads)
         self._decode = self.decode_wrapper()

@@ -5,8 +5,11 @@ from __future__ import annotations
 BLOCKS_A_PROCESSOR = 2
 """Thread blocks of its kernel on tensor cores that a processor runs at once: it plans for as many."""
 
-MOST_PARTS = 1024
-"""Of a decode: there is no more room for their results."""
+WORKSPACE_BYTES_A_HEAD = 8 << 20
+"""For partial results, for each query head: 128 MiB in all are too few for 64 of them."""
+
+MOST_PARTS = WORKSPACE_BYTES_A_HEAD // (16 * (128 + 1) * 4)
+"""Of a decode that there is room for: a part's result for a head is 16 queries of 128 numbers, and a sum of each."""
 
 _TENSOR_CORE_GROUP = 4  # query heads to a KV head: with fewer the tensor cores would idle
 
